@@ -1,0 +1,20 @@
+"""What a user's mistake looks like: one sentence that names the key or file, the value and the remedy, and exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. ``valid`` and ``got`` add the nearest valid name and the list of them."""
+
+    exit_code = 2
+
+    def __init__(self, sentence: str, *, valid: Iterable[str] = (), got: str = "") -> None:
+        names = sorted(valid)
+        if names:
+            near = difflib.get_close_matches(got, names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            sentence = f"{sentence}; {hint}Valid: {', '.join(names)}"
+        super().__init__(sentence)

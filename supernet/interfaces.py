@@ -1,0 +1,185 @@
+"""Every interface of a part, and nothing else. A class elsewhere is final and implements one or more of these.
+
+alpha --relaxation--> p --mixing modifiers--> p' --net(x, p')--> prediction --task loss (+ terms)--> gradients
+  ^                                                                                                     |
+  +-------------------------------------- architecture update <-----------------------------------------+
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from supernet.types import Batch, Group, GroupMixing, Mask, Mixing, Phase
+
+if TYPE_CHECKING:
+    from supernet.spaces.genotype import Genotype
+
+State = dict[str, Any]
+"""Numbers, strings, tensors, and lists and dicts of them: what a checkpoint may hold."""
+
+Net = Callable[[Tensor, Mixing | None], Any]
+"""``net(x, p)``: a supernet with its p, or a child, which takes None."""
+
+
+class Stateful(Protocol):
+    """What a checkpoint iterates over: every part whose behaviour depends on its past."""
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State, /) -> Any: ...
+
+
+class SearchSpace(ABC):
+    """A description of what can be chosen, and how a choice becomes a network."""
+
+    @property
+    @abstractmethod
+    def groups(self) -> tuple[Group, ...]:
+        """The decision groups, with their masks."""
+
+    @abstractmethod
+    def build_supernet(self) -> nn.Module:
+        """The over-parameterised network, called as ``net(x_BCHW, p) -> logits_BK``; it holds no alpha."""
+
+    @abstractmethod
+    def build_child(self, genotype: Genotype) -> nn.Module:
+        """The discrete network, called as ``net(x_BCHW, drop_path=0.0) -> logits``, or ``(logits, auxiliary)`` in training."""
+
+    @abstractmethod
+    def genotype(self, choices: dict[str, list[tuple[int, int]]]) -> Genotype:
+        """Turn the chosen (decision, option) pairs of each group into a genotype."""
+
+
+class Relaxation(ABC):
+    """How alpha of one group becomes p."""
+
+    @abstractmethod
+    def sample(self, alpha_LNK: Tensor, mask_NK: Mask, *, generator: torch.Generator, progress: float) -> GroupMixing:
+        """Draw p for one phase, differentiably; ``progress`` in [0, 1] is the share of the search that is done."""
+
+    @abstractmethod
+    def mean(self, alpha_LNK: Tensor, mask_NK: Mask) -> GroupMixing:
+        """The p that stands for alpha without noise: what is evaluated, drawn and derived from."""
+
+
+@dataclass
+class StepContext:
+    """What one search step hands to the parts. ``mixing(phase)`` samples p' once per phase and then repeats it."""
+
+    net: nn.Module
+    task: Task
+    weights_batch: Batch
+    alpha_batch: Batch
+    mixing: Callable[[Phase], Mixing]
+    architecture: Sequence[nn.Parameter]
+    weights: Sequence[nn.Parameter]
+    weight_optimizer: torch.optim.Optimizer
+    sync_grads: Callable[[Sequence[Tensor]], None]
+    epoch: int
+    step: int
+    progress: float
+    carry: dict[str, Any] = field(default_factory=dict)
+    """Hidden state of each data stream ("weights", "alpha"); None for images. A virtual pass reads it and never writes it."""
+    loss_terms: Callable[[Phase], Tensor | None] = lambda phase: None
+
+
+class Update(ABC):
+    """The rule that moves alpha. It owns the optimiser of alpha and never changes weights."""
+
+    uses_validation = True
+    """False where alpha learns from the weight phase's own gradient; weights then train on the whole search split."""
+
+    @abstractmethod
+    def step(self, ctx: StepContext) -> dict[str, Tensor]:
+        """One architecture step, before the weight step. Returns scalars to log, still on the device."""
+
+    def after_weights(self, ctx: StepContext, p: Mixing, p_grads: Sequence[Tensor]) -> None:
+        """Take the weight phase's gradient of p; called only where ``uses_validation`` is False."""
+        raise AssertionError("an update that does not use validation data implements after_weights")
+
+    @abstractmethod
+    def state_dict(self) -> State: ...
+
+    @abstractmethod
+    def load_state_dict(self, state: State, /) -> None: ...
+
+
+class Modifier(ABC):
+    """Common base: a modifier implements one or more of the hooks below."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Architecture parameters that this modifier owns."""
+        return []
+
+    def state_dict(self) -> State:
+        return {}
+
+    def load_state_dict(self, state: State, /) -> None:
+        assert not state
+
+
+class MixingModifier(Modifier):
+    """Edits p."""
+
+    @abstractmethod
+    def edit_mixing(self, p: Mixing, *, phase: Phase, progress: float, generator: torch.Generator) -> Mixing: ...
+
+
+class LossModifier(Modifier):
+    """Adds a term to the loss of a phase."""
+
+    @abstractmethod
+    def loss_term(self, p: Mixing, alphas: dict[str, Tensor], *, phase: Phase, progress: float) -> Tensor | None: ...
+
+
+class GradientModifier(Modifier):
+    """Edits gradients of the weights between backward and the optimiser's step."""
+
+    @abstractmethod
+    def edit_gradients(self, net: nn.Module, ctx: StepContext) -> None: ...
+
+
+class AlphaGate(Modifier):
+    """Decides whether alpha moves in a step."""
+
+    @abstractmethod
+    def alpha_moves(self, *, progress: float) -> bool: ...
+
+
+class StopModifier(Modifier):
+    """May end a search early."""
+
+    @abstractmethod
+    def should_stop(self, genotype: Genotype, *, epoch: int) -> str | None:
+        """The reason to stop after this epoch, or None."""
+
+
+class Derivation(ABC):
+    """How the search's result becomes one architecture."""
+
+    @abstractmethod
+    def derive(self, p: Mixing, space: SearchSpace) -> Genotype:
+        """Choose from p', the mean of the search's p with modifiers applied in phase "derive"."""
+
+
+@dataclass
+class StepResult:
+    """What a task says of one batch; ``metrics`` are sums over the batch, on the device."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    carry: Any = None
+
+
+class Task(ABC):
+    """The data's side of the loss."""
+
+    @abstractmethod
+    def step(self, net: Net, batch: Batch, p: Mixing | None, carry: Any = None) -> StepResult:
+        """Run ``net`` on one batch; the loss is a mean over the batch."""

@@ -1,0 +1,213 @@
+"""The DARTS cell space (Liu, Simonyan, Yang, ICLR 2019, arXiv:1806.09055, section 2.1): normal and reduction cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from supernet.errors import UserError
+from supernet.interfaces import SearchSpace
+from supernet.spaces.cell import (
+    Cell,
+    CellEdge,
+    CellStack,
+    FanOut,
+    Frame,
+    MixedOp,
+    child_fan_out,
+    plain_fan_out,
+)
+from supernet.spaces.genotype import CellGenotype, Edge, Genotype
+from supernet.spaces.ops import DARTS_OPERATIONS, OPERATIONS, Norm
+from supernet.types import Group, Mixing
+
+ENGINES = {"plain": plain_fan_out}
+
+
+@dataclass(frozen=True)
+class DartsSpace(SearchSpace):
+    """A description of the space; edit it with ``dataclasses.replace`` before building.
+
+    Each of ``nodes`` intermediate nodes of a cell reads all states before it through one mixed edge each, so with 4 nodes
+    a cell has 14 edges; the output is the concatenation of the nodes.
+    """
+
+    in_channels: int
+    classes: int
+    nodes: int = 4
+    operations: tuple[str, ...] = DARTS_OPERATIONS
+    reductions: int = 2
+    stem_multiplier: int = 3
+    search_channels: int = 16
+    search_cells: int = 8
+    child_channels: int = 36
+    child_cells: int = 20
+    auxiliary: bool = True
+    statistics: str = "batch"
+    engine: str = "plain"
+
+    def __post_init__(self) -> None:
+        for name in self.operations:
+            if name not in OPERATIONS:
+                raise UserError(f"space.operations: no operation is named {name!r}", valid=OPERATIONS, got=name)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        edges = [(source, target) for target in range(2, 2 + self.nodes) for source in range(target)]
+        mask_NK = tuple(tuple(True for _ in self.operations) for _ in edges)
+        kinds = self._search_frame.kinds()
+        return tuple(
+            Group(
+                name=kind,
+                options=self.operations,
+                sources=tuple(source for source, _ in edges),
+                targets=tuple(target for _, target in edges),
+                placements=kinds.count(kind),
+                mask_NK=mask_NK,
+                keep=2,
+                underivable=frozenset({"none"}),
+            )
+            for kind in ("normal", "reduce")
+            if kind in kinds
+        )
+
+    @property
+    def _search_frame(self) -> Frame:
+        return Frame(
+            self.in_channels,
+            self.classes,
+            self.search_channels,
+            self.search_cells,
+            self.reductions,
+            self.stem_multiplier,
+        )
+
+    @property
+    def _child_frame(self) -> Frame:
+        return Frame(
+            self.in_channels,
+            self.classes,
+            self.child_channels,
+            self.child_cells,
+            self.reductions,
+            self.stem_multiplier,
+        )
+
+    def build_supernet(self) -> Supernet:
+        """The over-parameterised network; p must have a group for each kind of cell."""
+        return Supernet(self)
+
+    def build_child(self, genotype: Genotype) -> Child:
+        """The network of a genotype, with affine batch norm and running statistics."""
+        return Child(self, genotype)
+
+    def genotype(self, choices: Mapping[str, Sequence[tuple[int, int]]]) -> Genotype:
+        """Genotype of the chosen (decision, option) pairs; within a node in the order given."""
+        cells = {}
+        for group in self.groups:
+            nodes: list[list[Edge]] = [[] for _ in range(self.nodes)]
+            for n, k in choices[group.name]:
+                nodes[group.targets[n] - 2].append((group.options[k], group.sources[n]))
+            cells[group.name] = CellGenotype(tuple(map(tuple, nodes)), tuple(range(2, 2 + self.nodes)))
+        return Genotype(cells)
+
+
+class Supernet(nn.Module):
+    """Every candidate of every edge of every cell, mixed by p, which is an argument: the network holds no alpha."""
+
+    def __init__(self, space: DartsSpace) -> None:
+        super().__init__()
+        frame = space._search_frame
+        norm = Norm(affine=False, track=space.statistics == "running")
+        groups = {group.name: group for group in space.groups}
+        make_fan_out = ENGINES[space.engine]
+
+        def build_cell(kind: str, preprocess: tuple[nn.Module, nn.Module], channels: int) -> Cell:
+            group = groups[kind]
+            edges = [
+                CellEdge(n, s, t, MixedOp(group.options, group.mask_NK[n], channels, _stride(kind, s), norm))
+                for n, (s, t) in enumerate(zip(group.sources, group.targets, strict=True))
+            ]
+            return Cell(preprocess, edges, range(2, 2 + space.nodes), make_fan_out)
+
+        self.stack = CellStack(frame, build_cell, norm, concat=dict.fromkeys(groups, space.nodes))
+        kinds = frame.kinds()
+        self._places = [(kind, kinds[:i].count(kind)) for i, kind in enumerate(kinds)]
+
+    def forward(self, x_BCHW: Tensor, p: Mixing) -> Tensor:
+        """``logits_BK`` over classes."""
+        outputs = self.stack.features(x_BCHW, [p[kind].at(place) for kind, place in self._places])
+        return self.stack.classify(outputs[-1])
+
+
+class Child(nn.Module):
+    """The discrete network of a genotype, with the auxiliary head of DARTS where the space asks for it."""
+
+    def __init__(self, space: DartsSpace, genotype: Genotype) -> None:
+        super().__init__()
+        frame = space._child_frame
+        norm = Norm(affine=True, track=True)
+        for kind in set(frame.kinds()) - set(genotype.cells):
+            raise UserError(f"the genotype has no {kind} cell, which a network of {frame.cells} cells needs")
+
+        def build_cell(kind: str, preprocess: tuple[nn.Module, nn.Module], channels: int) -> Cell:
+            cell = genotype.cells[kind]
+            found = [(op, s, t) for t, node in enumerate(cell.nodes, start=2) for op, s in node]
+            edges = [
+                CellEdge(n, s, t, OPERATIONS[op].build(channels, _stride(kind, s), norm))
+                for n, (op, s, t) in enumerate(found)
+            ]
+            return Cell(preprocess, edges, cell.concat, child_fan_out)
+
+        concat = {kind: len(cell.concat) for kind, cell in genotype.cells.items()}
+        self.stack = CellStack(frame, build_cell, norm, concat=concat)
+        self._auxiliary_at = 2 * frame.cells // 3
+        self.auxiliary = (
+            AuxiliaryHead(self.stack.widths[self._auxiliary_at], frame.classes) if space.auxiliary else None
+        )
+
+    def forward(self, x_BCHW: Tensor, drop_path: float = 0.0) -> Tensor | tuple[Tensor, Tensor]:
+        """``logits_BK``; in training ``(logits_BK, auxiliary_BK)`` where there is an auxiliary head."""
+        outputs = self.stack.features(x_BCHW, [drop_path] * len(self.stack.cells))
+        logits_BK = self.stack.classify(outputs[-1])
+        if self.training and self.auxiliary is not None:
+            return logits_BK, self.auxiliary(outputs[self._auxiliary_at])
+        return logits_BK
+
+
+class AuxiliaryHead(nn.Module):
+    """A second classifier at two thirds of the depth, used in training only.
+
+    Published for feature maps of 8 x 8; here any size: large ones are pooled to 2 x 2 after the published 5 x 5 pool, small
+    ones without it, which for 8 x 8 is the published head exactly.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 128, 1, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            nn.BatchNorm2d(768),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(768, classes)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x_BCHW = torch.relu(x_BCHW)
+        if min(x_BCHW.shape[2:]) >= 8:
+            x_BCHW = F.avg_pool2d(x_BCHW, 5, stride=3, count_include_pad=False)
+        x_BCHW = self.features(F.adaptive_avg_pool2d(x_BCHW, 2))
+        return self.classifier(x_BCHW.flatten(1))
+
+
+def _stride(kind: str, source: int) -> int:
+    """Edges from the inputs of a reduction cell halve the image."""
+    return 2 if kind == "reduce" and source < 2 else 1
+
+
