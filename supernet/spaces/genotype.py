@@ -1,9 +1,22 @@
-"""The discrete result of a search on a cell space."""
+"""The discrete result of a search on a cell space, and how the community writes it.
+
+Named genotypes (``genotypes.json``): ``DARTS_V1`` and ``DARTS_V2``, the first and second order cells of Liu, Simonyan,
+Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, arXiv:1806.09055, as published in ``cnn/genotypes.py`` of
+github.com/quark0/darts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import reprlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from supernet.errors import UserError
+from supernet.spaces.genotype_source import MAX_CHARACTERS, read_python
 
 Edge = tuple[str, int]
 """(operation, source state), as the community writes it."""
@@ -21,9 +34,176 @@ class CellGenotype:
         """All edges, flat."""
         return [edge for node in self.nodes for edge in node]
 
+    @property
+    def written(self) -> list[Any]:
+        """The edges as they are written: flat where every node has two, as published, else one list for each node."""
+        return self.edges if all(len(node) == 2 for node in self.nodes) else [list(node) for node in self.nodes]
+
 
 @dataclass(frozen=True)
 class Genotype:
-    """The cells of a network by kind ("normal", "reduce"), states 0 and 1 being the outputs of the two cells before."""
+    """The cells of a network by kind ("normal", "reduce"), states 0 and 1 being the outputs of the two cells before.
+
+    >>> load_genotype("DARTS_V2").cells["normal"].nodes[0]
+    (('sep_conv_3x3', 0), ('sep_conv_3x3', 1))
+    """
 
     cells: Mapping[str, CellGenotype]
+
+    def __str__(self) -> str:
+        """``Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=[2, 3, 4, 5], ...)``."""
+        fields = [f"{k}={c.written}, {k}_concat={list(c.concat)}" for k, c in self.cells.items()]
+        return f"Genotype({', '.join(fields)})"
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"normal": [["sep_conv_3x3", 1], ...], "normal_concat": [2, 3, 4, 5], ...}``."""
+        fields: dict[str, Any] = {}
+        for kind, cell in self.cells.items():
+            fields |= {kind: json.loads(json.dumps(cell.written)), f"{kind}_concat": list(cell.concat)}
+        return fields
+
+    @staticmethod
+    def from_json(document: Any, where: str = "genotype") -> Genotype:
+        """Undo :meth:`to_json`; ``where`` is the file or name that a :class:`UserError` begins with."""
+        if not isinstance(document, dict):
+            raise UserError(
+                f'{where}: expected {{"normal": [...], "normal_concat": [...], ...}}, got {_short(document)}'
+            )
+        cells = {}
+        for key in document:
+            kind = key.removesuffix("_concat")
+            if kind not in document or f"{kind}_concat" not in document:
+                missing = kind if kind not in document else f"{kind}_concat"
+                raise UserError(f"{where}: {_short(key)} stands without {_short(missing)}; a cell needs both")
+            if key == kind:
+                nodes = _read_nodes(document[kind], f"{where}, {kind}")
+                cells[kind] = CellGenotype(nodes, _read_concat(document[f"{kind}_concat"], f"{where}, {kind}_concat"))
+        genotype = Genotype(cells)
+        _check_graph(genotype, where)
+        return genotype
+
+
+def validate(genotype: Genotype, operations: Collection[str], where: str = "genotype") -> None:
+    """Raise :class:`UserError` unless every edge and concatenated state is possible and every operation is known.
+
+    ``none`` is refused even where ``operations`` has it: in a genotype, an edge that does not exist is left out.
+    """
+    _check_graph(genotype, where)
+    known = [name for name in operations if name != "none"]
+    for kind, cell in genotype.cells.items():
+        for node, edges in enumerate(cell.nodes):
+            for operation, source in edges:
+                place = f"{where}, {kind}, node {node}, edge from state {source}"
+                if operation == "none":
+                    raise UserError(f"{place}: 'none' is no connection; leave the edge out")
+                if operation not in known:
+                    raise UserError(f"{place}: unknown operation {_short(operation)}", valid=known, got=operation)
+
+
+def parse_genotype(text: str, where: str = "genotype") -> dict[str, Genotype]:
+    """All genotypes of a text by name; one without a name is called "genotype". The text is never evaluated.
+
+    It is JSON (:meth:`Genotype.to_json`, or several of these by name) or Python source as in published repositories,
+    ``DARTS_V1 = Genotype(normal=[...], normal_concat=range(2, 6), ...)``, whose other statements are ignored.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise UserError(f"{where}: {len(text):,} characters are no genotype; at most {MAX_CHARACTERS:,} are read")
+    text = text.removeprefix("\ufeff").strip()
+    if text.startswith("{"):
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not a JSON document ({_short(str(error))})") from None
+        several = all(isinstance(value, dict) for value in document.values())
+        documents = document if several else {"genotype": document}
+    else:
+        documents = read_python(text, where)
+    if not documents:
+        raise UserError(f"{where}: no genotype found; expected JSON or NAME = Genotype(normal=[...], ...)")
+    return {n: Genotype.from_json(d, where if len(documents) == 1 else f"{where}, {n}") for n, d in documents.items()}
+
+
+@cache
+def named_genotypes() -> dict[str, Genotype]:
+    """The genotypes that ship with the package, by name."""
+    return parse_genotype(Path(__file__).with_name("genotypes.json").read_text("utf-8"), "genotypes.json")
+
+
+def load_genotype(text: str) -> Genotype:
+    """Load what ``genotype=`` names: a registered name, a file, or FILE:NAME where a file holds several."""
+    if text in named_genotypes():
+        return named_genotypes()[text]
+    file, name = (text, "") if _is_file(text) else text.rpartition(":")[::2]
+    if not _is_file(file):
+        raise UserError(f"genotype={text}: neither a registered name nor a file", valid=named_genotypes(), got=text)
+    try:
+        with Path(file).expanduser().open(encoding="utf-8") as stream:
+            found = parse_genotype(stream.read(MAX_CHARACTERS + 1), file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"genotype={text}: the file cannot be read as text ({error})") from error
+    if not name and len(found) > 1:
+        raise UserError(f"genotype={text}: the file holds several; choose one with {file}:NAME", valid=found)
+    if name and name not in found:
+        raise UserError(f"genotype={text}: the file has no genotype {name!r}", valid=found, got=name)
+    return found[name] if name else next(iter(found.values()))
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).expanduser().is_file()
+    except (OSError, RuntimeError):  # a name that is too long; no home directory
+        return False
+
+
+def _short(value: object) -> str:
+    return reprlib.repr(value)
+
+
+def _read_nodes(written: Any, place: str) -> tuple[tuple[Edge, ...], ...]:
+    if not isinstance(written, list):
+        raise UserError(f"{place}: expected a list of [operation, source state], got {_short(written)}")
+    if not written or written[0] == [] or (isinstance(written[0], list) and isinstance(written[0][0], list)):
+        for n, node in enumerate(written):
+            if not isinstance(node, list):
+                raise UserError(f"{place}, node {n}: expected a list of edges, got {_short(node)}")
+        return tuple(tuple(_read_edge(edge, f"{place}, node {n}") for edge in node) for n, node in enumerate(written))
+    edges = [_read_edge(edge, f"{place}, edge {n}") for n, edge in enumerate(written)]
+    if len(edges) % 2:
+        raise UserError(
+            f"{place}: a flat list has two edges for each node, got {len(edges)}; write a list for each node"
+        )
+    return tuple(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _read_edge(written: Any, place: str) -> Edge:
+    match written:
+        case [str(operation), int(source)] if not isinstance(source, bool):
+            return operation, source
+    raise UserError(f"{place}: expected [operation, source state] such as ['sep_conv_3x3', 1], got {_short(written)}")
+
+
+def _read_concat(written: Any, place: str) -> tuple[int, ...]:
+    if not isinstance(written, list) or not all(isinstance(s, int) and not isinstance(s, bool) for s in written):
+        raise UserError(f"{place}: expected a list of states such as [2, 3, 4, 5], got {_short(written)}")
+    return tuple(written)
+
+
+def _check_graph(genotype: Genotype, where: str) -> None:
+    """States are numbered 0, 1 (inputs of the cell), 2, ... (its nodes); an edge leads from a state to a later node."""
+    if not genotype.cells:
+        raise UserError(f"{where}: it has no cells")
+    for kind, cell in genotype.cells.items():
+        if not cell.edges:
+            raise UserError(f"{where}, {kind}: the cell has no edges")
+        for node, edges in enumerate(cell.nodes):
+            for operation, source in edges:
+                if not 0 <= source < node + 2:
+                    place = f"{where}, {kind}, node {node}"
+                    edge = _short((operation, source))
+                    raise UserError(f"{place}: {edge} reads state {_short(source)}; it can read 0 to {node + 1}")
+        last = len(cell.nodes) + 1
+        wrong = [state for state in cell.concat if not 2 <= state <= last]
+        if wrong:
+            raise UserError(f"{where}, {kind}_concat: state {_short(wrong[0])} is no node; nodes are 2 to {last}")
+        if not cell.concat or len(set(cell.concat)) < len(cell.concat):
+            raise UserError(f"{where}, {kind}_concat: {_short(list(cell.concat))} must name nodes, each once")
