@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -68,25 +68,27 @@ class Relaxation(ABC):
         """The p that stands for alpha without noise: what is evaluated, drawn and derived from."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class StepContext:
-    """What one search step hands to the parts. ``mixing(phase)`` samples p' once per phase and then repeats it."""
+    """What one search step hands to an update rule.
+
+    ``mixing(phase)`` is p' with its graph: keyed noise makes every call within a step the same draw. ``run(phase, p)`` is
+    one forward pass on the phase's batch, with the phase's random stream and its carry, which it reads and never writes.
+    ``alpha_term()`` is the sum of the loss terms that depend on alpha alone, or None. ``guard(grads)`` zeroes gradients that
+    are not finite and remembers the step, so that the loop can stop.
+    """
 
     net: nn.Module
-    task: Task
-    weights_batch: Batch
-    alpha_batch: Batch
     mixing: Callable[[Phase], Mixing]
+    run: Callable[[Phase, Mixing], StepResult]
+    alpha_term: Callable[[], Tensor | None]
+    sync_grads: Callable[[Sequence[Tensor]], None]
+    guard: Callable[[Sequence[Tensor]], None]
     architecture: Sequence[nn.Parameter]
     weights: Sequence[nn.Parameter]
     weight_optimizer: torch.optim.Optimizer
-    sync_grads: Callable[[Sequence[Tensor]], None]
-    epoch: int
     step: int
     progress: float
-    carry: dict[str, Any] = field(default_factory=dict)
-    """Hidden state of each data stream ("weights", "alpha"); None for images. A virtual pass reads it and never writes it."""
-    loss_terms: Callable[[Phase], Tensor | None] = lambda phase: None
 
 
 class Update(ABC):
@@ -99,7 +101,7 @@ class Update(ABC):
     def step(self, ctx: StepContext) -> dict[str, Tensor]:
         """One architecture step, before the weight step. Returns scalars to log, still on the device."""
 
-    def after_weights(self, ctx: StepContext, p: Mixing, p_grads: Sequence[Tensor]) -> None:
+    def after_weights(self, ctx: StepContext, p: Mixing, p_grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
         """Take the weight phase's gradient of p; called only where ``uses_validation`` is False."""
         raise AssertionError("an update that does not use validation data implements after_weights")
 
@@ -178,7 +180,10 @@ class StepResult:
 
 
 class Task(ABC):
-    """The data's side of the loss."""
+    """The data's side: batches and their loss."""
+
+    in_channels: int
+    classes: tuple[str, ...]
 
     @abstractmethod
     def step(self, net: Net, batch: Batch, p: Mixing | None, carry: Any = None) -> StepResult:

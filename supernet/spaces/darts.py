@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from supernet.errors import UserError
 from supernet.interfaces import SearchSpace
+from supernet.schema import DartsConfig
 from supernet.spaces.cell import (
     Cell,
     CellEdge,
@@ -211,3 +213,14 @@ def _stride(kind: str, source: int) -> int:
     return 2 if kind == "reduce" and source < 2 else 1
 
 
+
+
+def from_config(config: DartsConfig, **sizes: Any) -> DartsSpace:
+    """The space that a configuration describes; ``sizes`` are fields of :class:`DartsSpace` that depend on the data."""
+    return DartsSpace(
+        nodes=config.nodes,
+        operations=tuple(config.operations),
+        reductions=config.reductions,
+        stem_multiplier=config.stem_multiplier,
+        **sizes,
+    )

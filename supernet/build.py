@@ -1,0 +1,86 @@
+"""From a configuration to the parts that it names."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from supernet.data.images import check_size
+from supernet.interfaces import Modifier
+from supernet.loop import Services
+from supernet.mixer import Mixer
+from supernet.registry import build
+from supernet.retraining import Retraining
+from supernet.runtime.random import reseed
+from supernet.schema import Config
+from supernet.search import Search, SearchParts
+from supernet.spaces.darts import DartsSpace
+from supernet.spaces.genotype import Genotype
+from supernet.tasks.images import ImageClassification
+
+
+def build_task(config: Config) -> ImageClassification:
+    """Read the data of the task."""
+    task: ImageClassification = build("task", config.task, limit=config.limit.images)
+    return task
+
+
+def build_space(config: Config, task: ImageClassification) -> DartsSpace:
+    """The search space, with its networks sized for the task."""
+    check_size(task.data.train.size, config.space.reductions)
+    space: DartsSpace = build(
+        "space",
+        config.space,
+        in_channels=task.in_channels,
+        classes=len(task.classes),
+        search_channels=config.search.channels,
+        search_cells=config.search.cells,
+        child_channels=config.retrain.channels,
+        child_cells=config.retrain.cells,
+        auxiliary=config.retrain.auxiliary_weight > 0,
+        statistics=config.search.statistics,
+    )
+    return space
+
+
+def build_search(config: Config, task: ImageClassification, space: DartsSpace, services: Services) -> Search:
+    """The search, with every part that the configuration names, at its first step."""
+    modifiers: dict[str, Modifier] = {name: build("modifier", node) for name, node in config.modifier.items()}
+    reseed(config.seed, "search/init")
+    net = space.build_supernet().to(services.device)
+    mixer = Mixer(
+        space.groups,
+        build("relaxation", config.relaxation),
+        list(modifiers.values()),
+        seed=config.seed,
+        init_std=config.search.alpha.init_std,
+        device=services.device,
+    )
+    architecture = [*mixer.parameters(), *(p for m in modifiers.values() for p in m.parameters())]
+    update = build("update", config.update, alpha=config.search.alpha, architecture=architecture)
+    derivation = build("derive", config.derive)
+    parts = SearchParts(space, task, net, mixer, modifiers, update, derivation, architecture)
+    return Search(config, parts, services)
+
+
+def build_retraining(
+    config: Config, task: ImageClassification, space: DartsSpace, genotype: Genotype, services: Services
+) -> Retraining:
+    """The retraining of a genotype; it starts the same whether a search came before it or not."""
+    reseed(config.seed, "retrain/init")
+    return Retraining(config, task, space.build_child(genotype).to(services.device), services)
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Number of learned numbers, without an auxiliary head, as papers count."""
+    return sum(p.numel() for name, p in net.named_parameters() if not name.startswith("auxiliary."))
+
+
+def count_macs(space: DartsSpace, genotype: Genotype, size: tuple[int, int]) -> int:
+    """Multiply-adds of one image through the child (torch counts two operations for each)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        child = space.build_child(genotype).eval()
+        child(torch.empty(1, space.in_channels, *size))
+    return int(counter.get_total_flops()) // 2

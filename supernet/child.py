@@ -1,0 +1,134 @@
+"""The found network as a file: safetensors whose metadata say all that is needed to build and to feed it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from supernet.data.decode import read_image
+from supernet.errors import UserError
+from supernet.runtime.files import write_atomic
+from supernet.spaces.darts import DartsSpace
+from supernet.spaces.genotype import Genotype, validate
+from supernet.spaces.ops import OPERATIONS
+
+FILE = "child.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ChildSpec:
+    """What a child is, without its weights. ``size`` is (height, width); ``mean`` and ``std`` are of values in [0, 1]."""
+
+    genotype: Genotype
+    classes: tuple[str, ...]
+    in_channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: int
+    cells: int
+    reductions: int
+    stem_multiplier: int
+
+    def build(self) -> nn.Module:
+        """The network without weights and auxiliary head."""
+        space = DartsSpace(
+            self.in_channels,
+            len(self.classes),
+            nodes=max(len(cell.nodes) for cell in self.genotype.cells.values()),
+            reductions=self.reductions,
+            stem_multiplier=self.stem_multiplier,
+            child_channels=self.channels,
+            child_cells=self.cells,
+            auxiliary=False,
+        )
+        return space.build_child(self.genotype)
+
+    def to_json(self) -> str:
+        """The metadata, as JSON."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return json.dumps({**fields, "genotype": self.genotype.to_json()})
+
+    @classmethod
+    def from_json(cls, text: str) -> ChildSpec:
+        """Read the metadata back. Raises KeyError, TypeError or ValueError where they are not ours."""
+        d = json.loads(text)
+        numbers = {name: int(d[name]) for name in ("in_channels", "channels", "cells", "reductions", "stem_multiplier")}
+        height, width = d["size"]
+        return cls(
+            genotype=Genotype.from_json(d["genotype"]),
+            classes=tuple(str(c) for c in d["classes"]),
+            size=(int(height), int(width)),
+            mean=tuple(float(v) for v in d["mean"]),
+            std=tuple(float(v) for v in d["std"]),
+            **numbers,
+        )
+
+
+class LoadedChild(nn.Module):
+    """A trained child in evaluation mode that knows its classes and how to read an image."""
+
+    def __init__(self, spec: ChildSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.classes = spec.classes
+        self.net = spec.build()
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """``logits_BK`` of normalised images."""
+        logits_BK: Tensor = self.net(x_BCHW)
+        return logits_BK
+
+    def read(self, file: str | Path) -> Tensor:
+        """``x_1CHW`` of an image file: resized, cropped and normalised as in training."""
+        x_CHW = read_image(file, self.spec.size[0], self.spec.in_channels) / 255
+        mean, std = (torch.tensor(v)[:, None, None] for v in (self.spec.mean, self.spec.std))
+        return ((x_CHW - mean) / std)[None]
+
+    @torch.no_grad()
+    def predict(self, files: Sequence[str | Path]) -> list[dict[str, float]]:
+        """Probability of every class, for each image file. Raises UserError for a file that is no image."""
+        device = next(self.parameters()).device
+        x_BCHW = torch.cat([self.read(file) for file in files]).to(device)
+        return [dict(zip(self.classes, row, strict=True)) for row in self(x_BCHW).softmax(dim=1).tolist()]
+
+
+def save_child(run_dir: Path, child: nn.Module, spec: ChildSpec) -> None:
+    """Write the child's weights, without its auxiliary head, and ``spec`` into the run directory."""
+    from safetensors.torch import save
+
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in child.state_dict().items()
+        if not name.startswith("auxiliary.")
+    }
+    metadata = {"format": "pt", "supernet_child": str(FORMAT), "spec": spec.to_json()}
+    write_atomic(run_dir / FILE, save(tensors, metadata))
+
+
+def load_child(run: str | Path) -> LoadedChild:
+    """Load the child of a run directory (or a child's file) for use on the CPU; nothing in the file is executed."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(run)
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"run={run}: there is no {FILE}, which a run writes after retraining; check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, Any] = file.metadata() or {}
+            spec = ChildSpec.from_json(metadata["spec"])
+            validate(spec.genotype, OPERATIONS)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        loaded = LoadedChild(spec)
+        loaded.net.load_state_dict(state)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is not a child written by supernet, or is damaged ({type(error).__name__})") from error
+    return loaded.eval()

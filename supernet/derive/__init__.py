@@ -1,0 +1,1 @@
+"""Derivations: how the result of a search becomes one architecture."""

@@ -1,0 +1,42 @@
+"""The derivation of DARTS."""
+
+from __future__ import annotations
+
+from supernet.interfaces import Derivation, SearchSpace
+from supernet.schema import Top2Config
+from supernet.spaces.genotype import Genotype
+from supernet.types import Group, GroupMixing, Mixing
+
+
+class Top2(Derivation):
+    """DARTS (arXiv:1806.09055), section 2.4: the strength of an edge is its largest p among the operations other than
+    ``none``; every node keeps its strongest edges (two, as the group says), each with its strongest operation.
+
+    ``none`` is not a candidate but takes its share of p. Equal strengths fall to the earlier edge or operation. Within a
+    node, edges are ordered by strength as in the published code. A group may keep all edges (``keep`` None).
+    """
+
+    def __init__(self, config: Top2Config) -> None:
+        pass
+
+    def derive(self, p: Mixing, space: SearchSpace) -> Genotype:
+        return space.genotype({group.name: strongest(p[group.name], group) for group in space.groups})
+
+
+def strongest(p: GroupMixing, group: Group) -> list[tuple[int, int]]:
+    """The (decision, option) pairs that a group keeps, node by node, strongest first; p is averaged over placements."""
+    op_NK = p.op_LNK.mean(dim=0)
+    if p.edge_LN is not None:
+        op_NK = op_NK * p.edge_LN.mean(dim=0)[:, None]
+    rows = op_NK.tolist()
+    kept: list[tuple[int, int]] = []
+    for target in sorted(set(group.targets)):
+        candidates = []
+        for n in (n for n in range(group.decisions) if group.targets[n] == target):
+            options = group.derivable(n)
+            if options:
+                best = max(options, key=lambda k, row=rows[n]: (row[k], -k))
+                candidates.append((rows[n][best], n, best))
+        candidates.sort(key=lambda c: (-c[0], c[1]))
+        kept += [(n, k) for _, n, k in candidates[: group.keep]]
+    return kept

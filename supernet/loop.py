@@ -1,0 +1,192 @@
+"""The loop that search and retraining share: epochs of steps that can be stopped anywhere and lose nothing."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from supernet.data.loader import Loader
+from supernet.interfaces import State
+from supernet.report.progress import Progress
+from supernet.report.recorder import Recorder
+from supernet.runtime.checkpoint import Checkpoints
+from supernet.runtime.finite import FiniteWatch
+from supernet.runtime.signals import Interrupt, Interrupted
+from supernet.types import Batch
+
+SHOW_EVERY = 1.0
+"""Seconds between two looks at the device to show how a step went; a look waits for the device."""
+
+
+@dataclass
+class Services:
+    """What surrounds a run."""
+
+    device: torch.device
+    recorder: Recorder
+    progress: Progress
+    interrupt: Interrupt
+
+
+@dataclass
+class Meter:
+    """Sums over the steps of an epoch, kept on the device so that no step waits for them."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            value = value.detach().double()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.steps += 1
+
+    def means(self) -> dict[str, float]:
+        """Mean over the steps."""
+        return {name: float(value) / max(self.steps, 1) for name, value in self.sums.items()}
+
+    def state_dict(self) -> State:
+        return {"sums": dict(self.sums), "steps": self.steps}
+
+    def load_state_dict(self, state: State, device: torch.device) -> None:
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.steps = state["steps"]
+
+
+class Job(ABC):
+    """Something that trains: a search or a retraining. It counts epochs and the steps within one."""
+
+    phase: str
+    epochs: int
+    steps_per_epoch: int
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.epoch = 0
+        self.step_in_epoch = 0
+        self.seconds = 0.0
+        self.stopped: str | None = None
+        self.meter = Meter()
+        self.finite = FiniteWatch()
+
+    @property
+    def step(self) -> int:
+        """Steps done since the beginning."""
+        return self.epoch * self.steps_per_epoch + self.step_in_epoch
+
+    @property
+    def progress(self) -> float:
+        """Share of the job that is done, in [0, 1]."""
+        return self.step / (self.epochs * self.steps_per_epoch)
+
+    @abstractmethod
+    def begin_epoch(self) -> None:
+        """Set what depends on the epoch; called again after a resume in the middle of it."""
+
+    @abstractmethod
+    def train_step(self) -> None:
+        """One step."""
+
+    @abstractmethod
+    def end_epoch(self, means: dict[str, float]) -> None:
+        """Evaluate, record and show; must not change what a repetition would start from."""
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """State of every part."""
+
+    @abstractmethod
+    def load_state_dict(self, state: State) -> None: ...
+
+    def position(self) -> State:
+        """The bookkeeping of the loop."""
+        return {
+            "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch,
+            "seconds": self.seconds,
+            "stopped": self.stopped,
+            "meter": self.meter.state_dict(),
+        }
+
+    def set_position(self, state: State) -> None:
+        self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
+        self.seconds, self.stopped = state["seconds"], state["stopped"]
+        self.meter.load_state_dict(state["meter"], self.services.device)
+
+
+def run_job(job: Job, checkpoints: Checkpoints, header: State) -> None:
+    """Run a job to its end, from where its newest checkpoint stands; ``header`` goes into every checkpoint.
+
+    Checkpoints are written after every epoch and on SIGINT or SIGTERM, which are polled before every step and in every
+    evaluation. Raises Interrupted after the checkpoint is written.
+    """
+    services, progress = job.services, job.services.progress
+    clock = time.monotonic()
+
+    def save() -> None:
+        nonlocal clock
+        now = time.monotonic()
+        job.seconds, clock = job.seconds + now - clock, now
+        job.finite.check(f"of the {job.phase}")
+        services.recorder.flush()
+        state = {"parts": job.state_dict(), "position": job.position(), "recorder": services.recorder.state_dict()}
+        checkpoints.save({**header, **state}, job.step)
+
+    progress.start(job.phase, job.epochs * job.steps_per_epoch, done=job.step)
+    try:
+        while job.epoch < job.epochs and job.stopped is None:
+            run_epoch(job)
+            save()
+    except Interrupted:
+        save()
+        raise
+
+
+def run_epoch(job: Job) -> None:
+    """The rest of the current epoch, then its evaluation; afterwards the job stands at the next epoch's beginning."""
+    job.begin_epoch()
+    shown = time.monotonic()
+    while job.step_in_epoch < job.steps_per_epoch:
+        job.services.interrupt.check()
+        job.train_step()
+        job.step_in_epoch += 1
+        job.services.progress.advance()
+        if time.monotonic() - shown > SHOW_EVERY:
+            shown = time.monotonic()
+            job.finite.check(f"of the {job.phase}")
+            means = job.meter.means()
+            job.services.progress.show(epoch=job.epoch + 1, **{k: means[k] for k in ("loss", "accuracy") if k in means})
+    job.finite.check(f"of the {job.phase}")
+    job.end_epoch(job.meter.means())
+    job.epoch, job.step_in_epoch, job.meter = job.epoch + 1, 0, Meter()
+
+
+def cosine(start: float, end: float, epoch: int, epochs: int) -> float:
+    """Learning rate of an epoch: from ``start`` in epoch 0 along half a cosine towards ``end`` after the last one."""
+    return end + (start - end) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+class Stream:
+    """Batches of a loader without end, one epoch after another; where it stands follows from the number of the step."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self._step = -1
+        self._current: Batch | None = None
+        self._rest: Iterator[Batch] = iter(())
+
+    def batch(self, step: int) -> Batch:
+        """Batch of a step: the same one as often as it is asked for; consecutive steps read on in one iterator."""
+        if step == self._step and self._current is not None:
+            return self._current
+        epoch, number = divmod(step, len(self.loader))
+        if step != self._step + 1 or number == 0 or self._current is None:
+            self._rest = self.loader.epoch(epoch, start=number)
+        self._step, self._current = step, next(self._rest)
+        return self._current

@@ -1,0 +1,87 @@
+"""The left half of the arrow: alpha -> relaxation -> p -> mixing modifiers -> p'."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from supernet.interfaces import MixingModifier, Modifier, Relaxation, State
+from supernet.runtime.random import generator
+from supernet.types import Group, Mixing, Phase
+
+
+class Mixer(nn.Module):
+    """Alpha, and how it becomes p'. The only place where architecture parameters live; no network refers to it.
+
+    ``alpha_LNK`` of every group is a parameter of this module, so it is in the checkpoint and never among the weights.
+    Noise is keyed by (seed, phase, step): asking twice for the p of a phase gives the same draw, so all passes of an
+    unrolled step see one p.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        relaxation: Relaxation,
+        modifiers: Sequence[Modifier],
+        *,
+        seed: int,
+        init_std: float,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.groups = {group.name: group for group in groups}
+        self.relaxation = relaxation
+        self.modifiers = [m for m in modifiers if isinstance(m, MixingModifier)]
+        self.seed = seed
+        draw = generator(seed, "alpha")
+        self.alphas = nn.ParameterDict(
+            {
+                g.name: nn.Parameter((init_std * torch.randn(1, g.decisions, len(g.options), generator=draw)).to(device))
+                for g in groups
+            }
+        )
+
+    def sample(self, phase: Phase, *, step: int, progress: float) -> Mixing:
+        """p' of one phase of one step, with the graph back to alpha."""
+        noise = generator(self.seed, f"mixing/{phase}", step, device=self._device)
+        p = Mixing(
+            {
+                name: self.relaxation.sample(self.alphas[name], group.mask_NK, generator=noise, progress=progress)
+                for name, group in self.groups.items()
+            }
+        )
+        return self._modified(p, phase, step, progress)
+
+    @torch.no_grad()
+    def mean(self, phase: Phase, *, step: int, progress: float) -> Mixing:
+        """The mean of p', without noise or graph: what is evaluated, drawn and derived from."""
+        p = Mixing(
+            {name: self.relaxation.mean(self.alphas[name], group.mask_NK) for name, group in self.groups.items()}
+        )
+        return self._modified(p, phase, step, progress)
+
+    def _modified(self, p: Mixing, phase: Phase, step: int, progress: float) -> Mixing:
+        for index, modifier in enumerate(self.modifiers):
+            noise = generator(self.seed, f"modifier/{phase}", step, index, device=self._device)
+            p = modifier.edit_mixing(p, phase=phase, progress=progress, generator=noise)
+        return p
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.alphas.values())).device
+
+    def values(self) -> dict[str, Tensor]:
+        """``alpha_LNK`` of every group."""
+        return dict(self.alphas.items())
+
+    def get_extra_state(self) -> State:
+        """Masks, which a stage may have narrowed: they are restored with alpha and before weights."""
+        return {name: [list(row) for row in group.mask_NK] for name, group in self.groups.items()}
+
+    def set_extra_state(self, state: State) -> None:
+        for name, rows in state.items():
+            mask_NK = tuple(tuple(bool(exists) for exists in row) for row in rows)
+            self.groups[name] = replace(self.groups[name], mask_NK=mask_NK)

@@ -1,0 +1,89 @@
+"""A run directory and what surrounds the jobs in it: configuration, checkpoints, recorder, signals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from supernet.config import compare, from_yaml, to_yaml
+from supernet.errors import UserError
+from supernet.interfaces import State
+from supernet.loop import Job, Services, run_job
+from supernet.report.progress import Progress
+from supernet.report.recorder import Recorder
+from supernet.runtime.checkpoint import Checkpoints
+from supernet.runtime.device import environment, pick_device, same_bits, set_threads
+from supernet.runtime.files import write_atomic
+from supernet.runtime.signals import Interrupt
+from supernet.schema import Config
+
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass
+class Run:
+    """One run directory; ``job`` is called for the search, then for the retraining."""
+
+    config: Config
+    directory: Path
+    services: Services
+    environment: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        return self.services.device
+
+    def job(self, job: Job) -> None:
+        """Run a job to its end, from its newest valid checkpoint where the run resumes."""
+        checkpoints = Checkpoints(self.directory / "checkpoints" / job.phase)
+        found = checkpoints.load_newest()
+        if found is not None:
+            state, path = found
+            self._restore(job, state)
+            self.services.progress.message(f"resuming the {job.phase} from {path.name} ({self._position(job)})")
+        header: State = {"phase": job.phase, "config": to_yaml(self.config), "environment": self.environment}
+        run_job(job, checkpoints, header)
+
+    def _restore(self, job: Job, state: State) -> None:
+        differing = same_bits(state["environment"], self.environment)
+        if differing:
+            self.services.progress.message(f"resumes, but not bit-identical: {', '.join(differing)} changed")
+        job.load_state_dict(state["parts"])
+        job.set_position(state["position"])
+        self.services.recorder.load_state_dict(state["recorder"])
+
+    def _position(self, job: Job) -> str:
+        return "complete" if job.epoch >= job.epochs or job.stopped else f"epoch {job.epoch + 1}, step {job.step_in_epoch}"
+
+
+@contextmanager
+def open_run(config: Config, directory: Path) -> Iterator[Run]:
+    """Prepare a run directory, or check that it may go on; refuses to write over another run."""
+    check_resume(config, directory)
+    set_threads(config.threads)
+    device = pick_device(config.device)
+    write_atomic(directory / CONFIG_FILE, to_yaml(config))
+    with Interrupt() as interrupt, Progress() as progress:
+        recorder = Recorder(directory)
+        try:
+            yield Run(config, directory, Services(device, recorder, progress, interrupt), environment(device))
+        finally:
+            recorder.close()
+
+
+def check_resume(config: Config, directory: Path) -> None:
+    """Compare with the configuration that the directory was made with. Raises UserError where the run may not go on."""
+    saved = directory / CONFIG_FILE
+    if not saved.exists():
+        return
+    if config.resume == "never":
+        raise UserError(f"run_dir={directory} already holds a run: go on with resume=auto, or choose another run_dir")
+    differences = compare(from_yaml(saved.read_text(), source=str(saved)), config)
+    if differences.inexact:
+        logging.getLogger(__name__).warning("resumes, but not bit-identical: %s", "; ".join(differences.inexact))

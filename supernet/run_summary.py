@@ -1,0 +1,78 @@
+"""What a report says of a run, and what a child's file says of the child."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from supernet.build import count_macs, count_parameters
+from supernet.child import ChildSpec
+from supernet.retraining import Retraining
+from supernet.run import Run
+from supernet.search import Search
+from supernet.spaces.darts import DartsSpace
+from supernet.spaces.genotype import Genotype
+from supernet.tasks.images import ImageClassification
+
+PARTS = ("task", "space", "relaxation", "update", "derive")
+
+
+def child_spec(task: ImageClassification, space: DartsSpace, genotype: Genotype) -> ChildSpec:
+    """All that is needed to build the child again and to feed it."""
+    return ChildSpec(
+        genotype=genotype,
+        classes=task.classes,
+        in_channels=task.in_channels,
+        size=task.data.train.size,
+        mean=tuple(task.data.mean),
+        std=tuple(task.data.std),
+        channels=space.child_channels,
+        cells=space.child_cells,
+        reductions=space.reductions,
+        stem_multiplier=space.stem_multiplier,
+    )
+
+
+def summary(
+    run: Run,
+    task: ImageClassification,
+    space: DartsSpace,
+    genotype: Genotype,
+    search: Search | None,
+    retraining: Retraining,
+    test: dict[str, Any],
+) -> dict[str, Any]:
+    """The contents of ``report.json``."""
+    config = run.config
+    parts = {name: getattr(config, name).name for name in PARTS} | {"modifier": sorted(config.modifier)}
+    child = {
+        "params": count_parameters(retraining.child),
+        "macs": count_macs(space, genotype, task.data.train.size),
+        "epochs": retraining.epoch,
+        "steps": retraining.step,
+        "seconds": retraining.seconds,
+        **{f"valid_{name}": value for name, value in retraining.valid.items()},
+        "test": test,
+    }
+    return {
+        "method": config.method,
+        "parts": parts,
+        "experiment": config.name,
+        "space": config.space.name,
+        "seed": config.seed,
+        "genotype": genotype.to_json(),
+        "search": None if search is None else search_summary(search),
+        "child": child,
+        **run.environment,
+    }
+
+
+def search_summary(search: Search) -> dict[str, Any]:
+    """What the search came to; validation is on the part of the training split that alpha learned from."""
+    return {
+        "epochs": search.epoch,
+        "steps": search.step,
+        "seconds": search.seconds,
+        **{f"valid_{name}": value for name, value in search.valid.items()},
+        "valid_seen_by_weights": not search.parts.update.uses_validation,
+        "stopped_early": search.stopped,
+    }

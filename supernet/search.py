@@ -1,0 +1,204 @@
+"""The search: alternate architecture and weight steps on the supernet (DARTS, arXiv:1806.09055, algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from supernet.evaluate import eval_mode, loss_and_accuracy, predict
+from supernet.interfaces import (
+    AlphaGate,
+    Derivation,
+    GradientModifier,
+    LossModifier,
+    Modifier,
+    SearchSpace,
+    State,
+    StepContext,
+    StepResult,
+    StopModifier,
+    Update,
+)
+from supernet.loop import Job, Services, Stream, cosine
+from supernet.mixer import Mixer
+from supernet.report.search_view import log_search
+from supernet.runtime.distributed import sync_grads
+from supernet.runtime.finite import check_finite
+from supernet.runtime.random import reseed
+from supernet.schema import Config
+from supernet.spaces.genotype import Genotype
+from supernet.tasks.images import ImageClassification
+from supernet.types import Mixing, Phase
+
+
+@dataclass
+class SearchParts:
+    """What a search is composed of, box by box of the arrow."""
+
+    space: SearchSpace
+    task: ImageClassification
+    net: nn.Module
+    mixer: Mixer
+    modifiers: dict[str, Modifier]
+    update: Update
+    derivation: Derivation
+    architecture: list[nn.Parameter]
+
+
+class Search(Job):
+    """Trains weights and alpha; everything it changes is in its state."""
+
+    phase = "search"
+
+    def __init__(self, config: Config, parts: SearchParts, services: Services) -> None:
+        super().__init__(services)
+        self.config, self.parts = config, parts
+        self.weights = list(parts.net.parameters())
+        settings = config.search
+        self.weight_optimizer = torch.optim.SGD(
+            self.weights, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+        loaders = parts.task.search_loaders(config, services.device, split=parts.update.uses_validation)
+        self.batches: dict[Phase, Stream] = {"weights": Stream(loaders["weights"]), "alpha": Stream(loaders["alpha"])}
+        self.evaluation = loaders["evaluate"]
+        # The hidden state of each data stream, and what the last pass of a step leaves for the next step.
+        self.carry: dict[str, Any] = {"weights": None, "alpha": None}
+        self.next_carry: dict[str, Any] = {}
+        self.epochs, self.steps_per_epoch = settings.epochs, len(loaders["weights"])
+        self.valid: dict[str, float] = {}
+
+    def begin_epoch(self) -> None:
+        # The schedule is a function of the epoch, so epoch 0 trains at the full rate and a resume needs no scheduler.
+        settings = self.config.search
+        for group in self.weight_optimizer.param_groups:
+            group["lr"] = cosine(settings.lr, settings.lr_min, self.epoch, self.epochs)
+
+    def train_step(self) -> None:
+        values = search_step(self, self.context())
+        self.finite.note(self.step, loss=values["loss"])
+        self.meter.add(values)
+
+    def context(self) -> StepContext:
+        """The present step as its parts see it."""
+        step, progress, parts = self.step, self.progress, self.parts
+
+        def mixing(phase: Phase) -> Mixing:
+            return parts.mixer.sample(phase, step=step, progress=progress)
+
+        def run(phase: Phase, p: Mixing) -> StepResult:
+            # Every pass of a phase draws alike, so that the passes of a finite difference differ in weights only.
+            reseed(self.config.seed, f"search/{phase}", step)
+            result = parts.task.step(parts.net, self.batches[phase].batch(step), p, self.carry[phase])
+            self.next_carry[phase] = result.carry
+            return result
+
+        return StepContext(
+            net=parts.net,
+            mixing=mixing,
+            run=run,
+            alpha_term=lambda: self.loss_term("alpha", mixing),
+            sync_grads=sync_grads,
+            guard=lambda grads: self.finite.guard(step, "gradient of alpha", grads),
+            architecture=parts.architecture,
+            weights=self.weights,
+            weight_optimizer=self.weight_optimizer,
+            step=step,
+            progress=progress,
+        )
+
+    def loss_term(self, phase: Phase, mixing: Callable[[Phase], Mixing]) -> Tensor | None:
+        """Sum of the modifiers' loss terms of a phase, or None."""
+        modifiers = [m for m in self.parts.modifiers.values() if isinstance(m, LossModifier)]
+        if not modifiers:
+            return None
+        p, alphas = mixing(phase), self.parts.mixer.values()
+        terms = [m.loss_term(p, alphas, phase=phase, progress=self.progress) for m in modifiers]
+        present = [term for term in terms if term is not None]
+        return torch.stack(present).sum() if present else None
+
+    def alpha_moves(self) -> bool:
+        """Whether no modifier holds alpha back."""
+        gates = [m for m in self.parts.modifiers.values() if isinstance(m, AlphaGate)]
+        return all(gate.alpha_moves(progress=self.progress) for gate in gates)
+
+    def end_epoch(self, means: dict[str, float]) -> None:
+        self.valid = self.evaluate()
+        p, genotype = self.derived()
+        epoch, recorder = self.epoch, self.services.recorder
+        values = {f"train_{name}" if name in ("loss", "accuracy") else name: v for name, v in means.items()}
+        values |= {f"valid_{name}": v for name, v in self.valid.items()}
+        values |= {"lr": self.weight_optimizer.param_groups[0]["lr"]}
+        recorder.scalars("search", values, step=self.step, epoch=epoch)
+        log_search(recorder, self.parts.space.groups, p, genotype, epoch=epoch, step=self.step)
+        self.services.progress.epoch("search", epoch + 1, self.epochs, values)
+        self.services.progress.message(str(genotype))
+        for modifier in self.parts.modifiers.values():
+            if isinstance(modifier, StopModifier) and self.stopped is None:
+                self.stopped = modifier.should_stop(genotype, epoch=epoch)
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss and accuracy of the mean p on the part of the training split that alpha learns from."""
+        p = self.parts.mixer.mean("evaluate", step=self.step, progress=self.progress)
+        with eval_mode(self.parts.net):
+            logits_BK, y_B = predict(
+                lambda x: self.parts.net(x, p), self.evaluation.epoch(0), self.services.interrupt.check
+            )
+        return loss_and_accuracy(logits_BK, y_B)
+
+    def derived(self) -> tuple[Mixing, Genotype]:
+        """The mean of p', checked to be finite (argmax would pick a NaN), and the genotype derived from it."""
+        check_finite({f"alpha of {k}": a for k, a in self.parts.mixer.values().items()}, f"step {self.step} of the search")
+        p = self.parts.mixer.mean("derive", step=self.step, progress=self.progress)
+        return p, self.parts.derivation.derive(p, self.parts.space)
+
+    def state_dict(self) -> State:
+        """Masks and alpha first, then weights; every part in the same way."""
+        parts = self.parts
+        return {
+            "mixer": parts.mixer.state_dict(),
+            "net": parts.net.state_dict(),
+            "weight_optimizer": self.weight_optimizer.state_dict(),
+            "update": parts.update.state_dict(),
+            "modifiers": {name: m.state_dict() for name, m in parts.modifiers.items()},
+            "carry": self.carry,
+            "valid": self.valid,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        parts = self.parts
+        parts.mixer.load_state_dict(state["mixer"])
+        parts.net.load_state_dict(state["net"])
+        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
+        parts.update.load_state_dict(state["update"])
+        for name, modifier in parts.modifiers.items():
+            modifier.load_state_dict(state["modifiers"][name])
+        self.carry, self.valid = state["carry"], state["valid"]
+
+
+def search_step(search: Search, ctx: StepContext) -> dict[str, Tensor]:
+    """One architecture step, then one weight step. Returns what to log, on the device: nothing here waits for it."""
+    parts, moves = search.parts, search.alpha_moves()
+    logged = parts.update.step(ctx) if moves else {}
+
+    p = ctx.mixing("weights")
+    learns_p = moves and not parts.update.uses_validation
+    given = p.leaf() if learns_p else p.detach()
+    result = ctx.run("weights", given)
+    term = search.loss_term("weights", lambda phase: given)
+    (result.loss if term is None else result.loss + term).backward()
+    ctx.sync_grads([w.grad for w in ctx.weights if w.grad is not None])
+    for modifier in parts.modifiers.values():
+        if isinstance(modifier, GradientModifier):
+            modifier.edit_gradients(parts.net, ctx)
+    norm = nn.utils.clip_grad_norm_(ctx.weights, search.config.search.grad_clip)
+    ctx.weight_optimizer.step()
+    ctx.weight_optimizer.zero_grad(set_to_none=True)
+    search.carry.update(search.next_carry)
+    if learns_p:
+        logged |= parts.update.after_weights(ctx, p, [t.grad for t in given.tensors()])
+    accuracy = result.metrics["correct"] / search.config.search.batch
+    return {"loss": result.loss.detach(), "accuracy": accuracy, "grad_norm": norm, **logged}

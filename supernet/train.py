@@ -1,0 +1,89 @@
+"""One command from data to a tested child: ``python -m supernet.train +experiment=darts_digits``.
+
+Reads top to bottom: data, search, derive, retrain, test, report. Heavy modules are imported inside, so that help and
+configuration errors answer at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from supernet.config import entry
+from supernet.errors import UserError
+from supernet.schema import Config
+
+if TYPE_CHECKING:
+    from supernet.run import Run
+    from supernet.search import Search
+    from supernet.spaces.darts import DartsSpace
+    from supernet.spaces.genotype import Genotype
+    from supernet.tasks.images import ImageClassification
+
+
+def train(config: Config, run_dir: Path) -> dict[str, Any]:
+    """Search, derive, retrain, test; returns what ``report.json`` holds."""
+    from supernet.build import build_search, build_space, build_task
+    from supernet.run import open_run
+
+    if config.genotype is not None:
+        raise UserError(f"genotype={config.genotype}: train searches for one; to retrain it, use supernet.retrain")
+    task = build_task(config)
+    space = build_space(config, task)
+    with open_run(config, run_dir) as run:
+        search = build_search(config, task, space, run.services)
+        run.job(search)
+        _, genotype = search.derived()
+        return finish(run, task, space, genotype, search)
+
+
+def retrain(config: Config, run_dir: Path) -> dict[str, Any]:
+    """Retrain and test a genotype that is given by name or by file; equals the end of a search with the same seed."""
+    from supernet.build import build_space, build_task
+    from supernet.run import open_run
+    from supernet.spaces.genotype import load_genotype, validate
+    from supernet.spaces.ops import OPERATIONS
+
+    if config.genotype is None:
+        raise UserError("genotype is missing: give genotype=NAME (DARTS_V1, DARTS_V2) or genotype=FILE")
+    genotype = load_genotype(config.genotype)
+    validate(genotype, OPERATIONS)
+    task = build_task(config)
+    space = build_space(config, task)
+    with open_run(config, run_dir) as run:
+        return finish(run, task, space, genotype, None)
+
+
+def finish(
+    run: Run, task: ImageClassification, space: DartsSpace, genotype: Genotype, search: Search | None
+) -> dict[str, Any]:
+    """From a genotype to the report: draw it, retrain its child, save that, test it once."""
+    import json
+
+    from supernet.build import build_retraining
+    from supernet.child import save_child
+    from supernet.evaluate import classification_metrics, eval_mode, predict
+    from supernet.report.drawing import write_drawings
+    from supernet.report.run_report import write_report
+    from supernet.run_summary import child_spec, summary
+    from supernet.runtime.files import write_atomic
+
+    write_atomic(run.directory / "genotype.json", json.dumps(genotype.to_json(), indent=1) + "\n")
+    write_drawings(genotype, run.directory)
+    retraining = build_retraining(run.config, task, space, genotype, run.services)
+    run.job(retraining)
+    save_child(run.directory, retraining.child, child_spec(task, space, genotype))
+    test = task.test_loader(run.config, run.device)
+    with eval_mode(retraining.child):
+        outputs = predict(retraining.child, test.epoch(0), run.services.interrupt.check)
+    metrics = classification_metrics(*outputs, task.classes)
+    report = summary(run, task, space, genotype, search, retraining, metrics)
+    write_report(run.directory, report)
+    run.services.progress.message(f"{genotype}\ntest accuracy {metrics['accuracy']:.4f}  ({run.directory / 'report.md'})")
+    return report
+
+
+main = entry(train)
+
+if __name__ == "__main__":
+    main()

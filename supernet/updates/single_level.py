@@ -1,0 +1,35 @@
+"""Single-level DARTS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from supernet.interfaces import State, StepContext, Update
+from supernet.schema import AlphaConfig, SingleLevelConfig
+from supernet.types import Mixing
+from supernet.updates import AlphaOptimizer, pull_back
+
+
+class SingleLevel(Update):
+    """Alpha and weights descend one loss together (DARTS, arXiv:1806.09055, section 3.3, "alternative optimisation
+    strategies"): the weight step's own backward pass also gives the gradient of p, over the whole search split.
+    """
+
+    uses_validation = False
+
+    def __init__(self, config: SingleLevelConfig, *, alpha: AlphaConfig, architecture: Sequence[nn.Parameter]) -> None:
+        self.optimizer = AlphaOptimizer(config, alpha, architecture)
+
+    def step(self, ctx: StepContext) -> dict[str, Tensor]:
+        return {}
+
+    def after_weights(self, ctx: StepContext, p: Mixing, p_grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
+        return self.optimizer.apply(pull_back(p, p_grads, ctx.architecture), ctx)
+
+    def state_dict(self) -> State:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: State, /) -> None:
+        self.optimizer.load_state_dict(state)
