@@ -518,11 +518,12 @@ def test_check_finite_names_what_and_where(bad: float) -> None:
         check_finite({str(n): torch.tensor(bad) for n in range(5)}, "anywhere")
 
 
-def test_watch_names_the_first_bad_step() -> None:
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_watch_names_the_first_bad_step(bad: float) -> None:
     watch = FiniteWatch()
     watch.check("of the search")
     for step in range(10):
-        watch.note(step, loss=torch.tensor(float("nan") if step in (4, 6) else 1.0), other=torch.tensor(step / 1.0))
+        watch.note(step, loss=torch.tensor(bad if step in (4, 6) else 1.0), other=torch.tensor(step / 1.0))
         if step == 3:
             watch.check("of the search")
     watch.note(10, other=torch.tensor([1.0, float("inf")]))
