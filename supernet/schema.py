@@ -14,10 +14,15 @@ from omegaconf import MISSING
 from supernet.registry import register
 
 
-def ranged(default: Any, *, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None) -> Any:
-    """A field with bounds, checked once after composing."""
-    bounds = {k: v for k, v in {"ge": ge, "gt": gt, "le": le, "lt": lt}.items() if v is not None}
-    return field(default=default, metadata=bounds)
+def _bounds(**bounds: float | None) -> dict[str, Any]:
+    return {name: bound for name, bound in bounds.items() if bound is not None}
+
+
+def ranged(
+    default: Any, *, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None
+) -> Any:
+    """A field with bounds, checked once after composing (``supernet.config.check``)."""
+    return field(default=default, metadata=_bounds(ge=ge, gt=gt, le=le, lt=lt))
 
 
 def choice(default: str, *choices: str) -> Any:
@@ -25,9 +30,17 @@ def choice(default: str, *choices: str) -> Any:
     return field(default=default, metadata={"choices": choices})
 
 
-def listed(*default: Any) -> Any:
-    """A list field."""
-    return field(default_factory=lambda: list(default))
+def worded(default: str, pattern: str, meaning: str) -> Any:
+    """A text field that must match ``pattern`` as a whole; ``meaning`` says so to people."""
+    return field(default=default, metadata={"pattern": pattern, "meaning": meaning})
+
+
+def listed(
+    *default: Any, length: int | None = None, unique: bool = False, ge: float | None = None, lt: float | None = None
+) -> Any:
+    """A list field; bounds hold for its elements, ``unique`` also asks for at least one."""
+    metadata = _bounds(length=length, ge=ge, lt=lt) | ({"unique": True} if unique else {})
+    return field(default_factory=lambda: list(default), metadata=metadata)
 
 
 @dataclass
@@ -35,7 +48,7 @@ class AlphaConfig:
     """Architecture parameters; what depends on the data. An update's own settings multiply or complete these."""
 
     lr: float = ranged(3e-4, gt=0)
-    # The paper starts alpha at zero, its code at 1e-3 * randn; zero, as the paper, gives all operations equal attention.
+    # The paper starts alpha at zero, its code at 1e-3 * randn; zero, as in the paper, treats all operations alike.
     init_std: float = ranged(0.0, ge=0)
 
 
@@ -82,17 +95,17 @@ class RetrainConfig:
 class LimitConfig:
     """Upper bounds that ``debug`` sets and nothing else does; applied with ``min`` after composing."""
 
-    epochs: int | None = None
-    steps: int | None = None
-    images: int | None = None
-    batch: int | None = None
-    channels: int | None = None
-    cells: int | None = None
+    epochs: int | None = ranged(None, ge=1)
+    steps: int | None = ranged(None, ge=1)  # of an epoch
+    images: int | None = ranged(None, ge=1)  # of a split
+    batch: int | None = ranged(None, ge=2)
+    channels: int | None = ranged(None, ge=1)
+    cells: int | None = ranged(None, ge=1)
 
 
 @dataclass
 class DigitsConfig:
-    """scikit-learn's handwritten digits: 1,797 grey images of 8 x 8, embedded; a fixed stratified fifth is the test split."""
+    """scikit-learn's digits: 1,797 grey images of 8 x 8, embedded; a fixed stratified fifth is the test split."""
 
     name: str = "digits"
     crop_padding: int = ranged(1, ge=0)
@@ -141,6 +154,7 @@ class DartsConfig:
         "sep_conv_5x5",
         "dil_conv_3x3",
         "dil_conv_5x5",
+        unique=True,
     )
 
 
@@ -157,7 +171,7 @@ class FirstOrderConfig:
 
     name: str = "first_order"
     lr_factor: float = ranged(1.0, gt=0)  # times search.alpha.lr
-    betas: list[float] = listed(0.5, 0.999)
+    betas: list[float] = listed(0.5, 0.999, length=2, ge=0, lt=1)
     weight_decay: float = ranged(1e-3, ge=0)
 
 
@@ -178,7 +192,7 @@ class SingleLevelConfig(FirstOrderConfig):
 
 @dataclass
 class Top2Config:
-    """Per node, the two incoming edges whose strongest operation other than ``none`` is strongest (DARTS, section 2.4)."""
+    """Per node, the two incoming edges whose best operation other than ``none`` is strongest (DARTS, section 2.4)."""
 
     name: str = "top2"
 
@@ -187,12 +201,15 @@ class Top2Config:
 class Config:
     """The root. ``experiment`` files set what depends on the data, ``method`` files choose parts."""
 
-    name: str = "run"
-    seed: int = ranged(0, ge=0)
+    # Names the run's directory and its curves.
+    name: str = worded(
+        "run", r"[A-Za-z0-9][\w.+-]*", "letters, digits and any of _ . + -, beginning with one of the first two"
+    )
+    seed: int = ranged(0, ge=0, lt=2**63)
     method: str = "darts"
-    run_dir: str = MISSING
+    run_dir: str = worded(MISSING, r".+", "a directory")
     resume: str = choice("never", "never", "auto")
-    device: str = "auto"
+    device: str = worded("auto", r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, cuda or cuda:N")
     threads: int = ranged(0, ge=0)  # 0 leaves torch's own number
     plugins: list[str] = listed()
     genotype: str | None = None
@@ -207,10 +224,10 @@ class Config:
     limit: LimitConfig = field(default_factory=LimitConfig)
 
 
-register("task", "digits", DigitsConfig, "supernet.data.digits:read_digits")
-register("task", "cifar10", CifarConfig, "supernet.data.cifar:read_cifar")
-register("task", "cifar100", CifarConfig, "supernet.data.cifar:read_cifar")
-register("task", "image_folder", ImageFolderConfig, "supernet.data.folder:read_folder")
+register("task", "digits", DigitsConfig, "supernet.tasks.images:digits")
+register("task", "cifar10", CifarConfig, "supernet.tasks.images:cifar")
+register("task", "cifar100", CifarConfig, "supernet.tasks.images:cifar")
+register("task", "image_folder", ImageFolderConfig, "supernet.tasks.images:image_folder")
 register("space", "darts", DartsConfig, "supernet.spaces.darts:from_config")
 register("relaxation", "softmax", SoftmaxConfig, "supernet.relaxations:Softmax")
 register("update", "first_order", FirstOrderConfig, "supernet.updates.first_order:FirstOrder")

@@ -1,0 +1,105 @@
+"""The configuration of a run, written into its directory, read back, and compared with another on resume."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from supernet.config.check import PART_GROUPS, check_keys, check_values
+from supernet.config.explain import explain
+from supernet.errors import UserError
+from supernet.registry import PARTS
+from supernet.schema import Config
+
+FREE = {"run_dir", "resume", "plugins", "task.root", "task.download", "task.workers"}
+"""Keys that may change on resume: they say where things are and how fast they come, not what is computed."""
+
+INEXACT = {"device", "threads", "task.resident_mb"}
+"""Keys that may change on resume, at the price of results that are no longer identical to the last bit."""
+
+
+def to_yaml(config: Config) -> str:
+    """Every value of ``config`` as YAML without interpolations."""
+    return str(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
+
+
+def from_yaml(text: str, *, source: str = "config.yaml") -> Config:
+    """Read what :func:`to_yaml` wrote; ``source`` names the file in errors.
+
+    The text is data: no interpolation is resolved and no plug-in it names is imported; parts of a plug-in are known
+    when it has been imported before. Keys added to the schema since get their defaults.
+    """
+    try:
+        saved = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source} is damaged: {explain(error)}") from error
+    if not isinstance(saved, dict) or "${" in text:
+        raise UserError(f"{source} is not the configuration of a run, which holds plain keys and values")
+    try:
+        composed = OmegaConf.structured(Config)
+        for group in PART_GROUPS:
+            composed[group] = OmegaConf.structured(_part(group, saved.get(group), source))
+        for name, part in (saved.get("modifier") or {}).items():
+            composed["modifier"][name] = OmegaConf.structured(_part("modifier", part, source))
+        composed.merge_with(saved)
+        composed["run_dir"] = saved.get("run_dir", MISSING)
+        check_keys(composed)
+        config: Any = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{source} is of another version: {explain(error)}") from error
+    check_values(config)
+    assert isinstance(config, Config)
+    return config
+
+
+def _part(group: str, saved: Any, source: str) -> type:
+    name = saved.get("name") if isinstance(saved, dict) else None
+    part = PARTS.get((group, str(name)))
+    if part is None:
+        valid = [known for g, known in PARTS if g == group]
+        raise UserError(
+            f"{source}: {group} {name!r} is not known here; if a plug-in registers it, add plugins=[MODULE]",
+            valid=valid,
+        )
+    return part.config
+
+
+@dataclasses.dataclass(frozen=True)
+class Differences:
+    """What changed between two configurations, as ``key: old -> new``, by what it costs on resume."""
+
+    free: tuple[str, ...] = ()
+    inexact: tuple[str, ...] = ()
+
+
+def compare(saved: Config, now: Config) -> Differences:
+    """What a resume changes. Raises UserError with the list of keys that must not change."""
+    old, new = dict(_leaves("", dataclasses.asdict(saved))), dict(_leaves("", dataclasses.asdict(now)))
+    changed = {
+        key: f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
+        for key in {**old, **new}
+        if key not in old or key not in new or old[key] != new[key]
+    }
+    refused = [text for key, text in changed.items() if key not in FREE | INEXACT]
+    if refused:
+        raise UserError(
+            "the run cannot go on with another configuration; give the same values, or another run_dir for a new run:"
+            f" {'; '.join(refused)}"
+        )
+    return Differences(
+        tuple(text for key, text in changed.items() if key in FREE),
+        tuple(text for key, text in changed.items() if key in INEXACT),
+    )
+
+
+def _leaves(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(f"{prefix}{key}.", value)
+        else:
+            yield f"{prefix}{key}", value

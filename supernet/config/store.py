@@ -1,0 +1,29 @@
+"""Where Hydra finds what can be named: the registry's parts, the schema and the ``conf`` tree. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from supernet import schema
+from supernet.registry import PARTS
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+"""The ``conf`` tree, absolute: inside the package in a wheel, beside it in a checkout or an editable install."""
+
+
+def store_parts() -> None:
+    """Make every registered part an option of its group; called again after a plug-in has registered its own.
+
+    A part's typed dataclass *is* the option. Modifiers stand side by side, so each gets a package of its own.
+    """
+    store = ConfigStore.instance()
+    store.store(name="schema", node=schema.Config)
+    for (group, name), part in PARTS.items():
+        node = OmegaConf.structured(part.config)
+        node.name = name  # two names may share a dataclass
+        store.store(group=group, name=name, node=node, package=f"modifier.{name}" if group == "modifier" else None)
