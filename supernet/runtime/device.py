@@ -60,9 +60,9 @@ def environment(device: torch.device) -> dict[str, str | int]:
 
 
 def same_bits(saved: dict[str, str | int], now: dict[str, str | int]) -> list[str]:
-    """How two environments differ in what bits depend on: ``["threads was 2 and is 1"]``; empty where they agree."""
+    """How two environments differ in what bits depend on: ``["threads (was 2, is 1)"]``; empty where they agree."""
     return [
-        f"{name} was {saved.get(name)} and is {now.get(name)}"
+        f"{name} (was {saved.get(name)}, is {now.get(name)})"
         for name in _BITS_DEPEND_ON
         if saved.get(name) != now.get(name)
     ]
