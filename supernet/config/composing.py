@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from supernet.config.check import check_keys, check_values
 from supernet.config.explain import EXPLAINED, explain
-from supernet.config.overrides import check_imported, import_plugins, job_name, parse, plugins_named
+from supernet.config.overrides import check_imported, import_plugins, job_name, line, parse, plugins_named
 from supernet.config.store import CONF, store_parts
 from supernet.errors import UserError
 from supernet.schema import Config
@@ -38,7 +38,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
             )
     import_plugins(plugins_named(parsed))
     with hydra_ready():
-        return finish(compose_raw(overrides))
+        return finish(compose_raw([line(override) for override in parsed]))
 
 
 @contextmanager

@@ -58,11 +58,10 @@ def unknown_key(key: str, where: str = "", valid: Iterable[str] = ()) -> UserErr
 def _missing_option(error: MissingConfigException) -> UserError:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     where = _where(str(error))
-    if group in GROUPS and not error.options and "Could not load" not in str(error):
-        return UserError(f"{where}{group}={name}: {group} has no option {name!r}; none is registered")
-    if error.options is None:
+    valid = error.options or [known for g, known in PARTS if g == group == "modifier"]
+    if not valid:
         return UserError(f"{where}there is no {error.missing_cfg_file!r}, which its defaults list names")
-    return UserError(f"{where}{group}={name}: {group} has no option {name!r}", valid=error.options, got=name)
+    return UserError(f"{where}{group}={name}: {group} has no option {name!r}", valid=valid, got=name)
 
 
 def _bad_key_or_value(error: OmegaConfBaseException, where: str) -> UserError:

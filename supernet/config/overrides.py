@@ -54,6 +54,12 @@ def parse(texts: Sequence[str]) -> list[Override]:
     return list(overrides.values())
 
 
+def line(override: Override) -> str:
+    """The override as Hydra is to read it."""
+    assert override.input_line is not None
+    return override.input_line
+
+
 def _check_form(override: Override, text: str) -> None:
     key = override.key_or_group
     if override.is_delete():

@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from supernet.config.composing import compose_raw, finish, hydra_ready
-from supernet.config.overrides import expand, import_plugins, job_name, parse, plugins_named
+from supernet.config.overrides import expand, import_plugins, job_name, line, parse, plugins_named
 from supernet.errors import UserError
 from supernet.schema import Config
 
@@ -30,25 +30,25 @@ def preflight(texts: Sequence[str], *, multirun: bool) -> Plan:
     import_plugins(plugins_named(overrides))
     sweeps = [override for override in overrides if override.is_sweep_override()]
     with hydra_ready():
-        shared = compose_raw([_line(override) for override in overrides if override not in sweeps])
+        shared = compose_raw([line(override) for override in overrides if override not in sweeps])
         multirun = multirun or shared.hydra.mode == RunMode.MULTIRUN
         if sweeps and not multirun:
             raise UserError(
                 f"{sweeps[0].input_line!r} asks for several runs: add -m for a multirun, or write [a,b] for a list"
             )
         if not multirun:
-            return Plan(list(map(_line, overrides)), False, {"": finish(shared)})
+            return Plan(list(map(line, overrides)), False, {"": finish(shared)})
         return _plan_sweep(overrides, shared)
 
 
 def _plan_sweep(overrides: list[Override], shared: DictConfig) -> Plan:
     """One run directory for the whole sweep: each job would compose its own, with its own seed in it."""
     run_dir = str(OmegaConf.select(shared, "run_dir")).replace("\\", "\\\\").replace("'", "\\'")
-    hydra_lines = [_line(override) for override in overrides if override.is_hydra_override()]
+    hydra_lines = [line(override) for override in overrides if override.is_hydra_override()]
     task = [
         override for override in overrides if not override.is_hydra_override() and override.key_or_group != "run_dir"
     ]
-    lines = [f"run_dir='{run_dir}'", *map(_line, task)]
+    lines = [f"run_dir='{run_dir}'", *map(line, task)]
     plan = Plan([*hydra_lines, *lines], True, {})
     if not str(shared.hydra.sweeper.get("_target_")).endswith(".BasicSweeper"):
         return plan  # another sweeper draws its jobs as it goes; each is checked when it starts
@@ -59,8 +59,3 @@ def _plan_sweep(overrides: list[Override], shared: DictConfig) -> Plan:
             raise UserError(f"two jobs of the sweep are the same: {' '.join(job)}")
         plan.jobs[name] = finish(compose_raw([*hydra_lines, lines[0], *job]))
     return plan
-
-
-def _line(override: Override) -> str:
-    assert override.input_line is not None
-    return override.input_line
