@@ -339,6 +339,7 @@ save(2)
 price = time.monotonic() - clock  # disks differ by a factor of a hundred
 for trial in range(40):
     start = Checkpoints(folder).load_newest()[0]["step"]
+    before = set(folder.glob(".*.tmp"))
     read, write = os.pipe()
     child = os.fork()
     if not child:
@@ -347,13 +348,13 @@ for trial in range(40):
             step += 1
             save(step)
             os.write(write, b"%d " % step)
-    time.sleep(choose.uniform(0, 5) * price)
+    time.sleep(choose.uniform(0, 15) * price)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
         saved = [int(word) for word in pipe.read().split()]
-    torn += bool(list(folder.glob(".*.tmp")))
+    torn += bool(set(folder.glob(".*.tmp")) - before)
     files = list(folder.glob("step-*.pt"))
     for file in files:
         state = unpack(file.read_bytes())
@@ -370,7 +371,7 @@ print(torn, newest)
 def test_kill_in_the_middle_of_a_save_loses_nothing_that_was_saved(tmp_path: Path) -> None:
     torn, newest = map(int, run_script(KILLED_WHILE_SAVING, tmp_path).split())
     assert torn > 0, "no kill hit a write: the test shows nothing"
-    assert newest > 10
+    assert newest > 2, "no save succeeded between the kills"
 
 
 # Signals
