@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -397,3 +398,21 @@ def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, train
     assert (data.mean == CIFAR10_MEAN) == (name == "cifar10")
     limited = read_cifar(CifarConfig(name=name, root=str(tmp_path)), limit=10)
     assert limited.train.labels_N.tolist() == list(range(10))
+
+
+@pytest.mark.filterwarnings("ignore:.*filter extracted tar:DeprecationWarning")  # torchvision's, from Python 3.12 on
+def test_cifar_archive_in_the_folder_is_unpacked_without_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import calculate_md5
+
+    from supernet.data.cifar import read_cifar
+
+    fake_cifar(tmp_path / "made", monkeypatch, "cifar10")
+    (tmp_path / "root").mkdir()
+    archive = tmp_path / "root" / CIFAR10.filename
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "made" / CIFAR10.base_folder, CIFAR10.base_folder)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", calculate_md5(archive))
+    assert len(read_cifar(CifarConfig(root=str(tmp_path / "root"), download=False)).train) == 100

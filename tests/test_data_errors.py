@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import urllib.error
 import urllib.request
@@ -205,3 +207,18 @@ def test_cifar_with_an_interrupted_archive(tmp_path: Path, download: bool) -> No
 def test_cifar_that_may_not_be_downloaded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"task\.download=false.*put cifar-10-python\.tar\.gz"):
         read_cifar(tmp_path, download=False)
+
+
+def test_cifar_with_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import CIFAR10, cifar
+    from torchvision.datasets.utils import calculate_md5
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / CIFAR10.filename).write_bytes(b"whole")
+    monkeypatch.setattr(CIFAR10, "tgz_md5", calculate_md5(tmp_path / CIFAR10.filename))
+    monkeypatch.setattr(cifar, "download_and_extract_archive", full)
+    with pytest.raises(UserError, match="No space left") as caught:
+        read_cifar(tmp_path, download=True)
+    assert "corrupt" not in str(caught.value)
