@@ -182,6 +182,8 @@ MISTAKES = [
     ("--config-path other", "--config-path is not supported"),
     ("--experimental-rerun config.pickle", "--experimental-rerun is not supported"),
     ("--config-dir", "expected one argument"),
+    ("--info config search.epoch=3", "'search.epoch' is not a key"),
+    ("--cfg hydra --package nothing metod=x", "'metod' is not a key"),
     ("--config-dir no_such_directory", "there is no such directory"),
 ]
 

@@ -68,13 +68,13 @@ def _command(run: RunFunction, arguments: Sequence[str]) -> None:
         with hydra_ready():
             print(help_text(run))
         return
-    if args.hydra_help or args.shell_completion or args.info is not None:
+    if args.hydra_help or args.shell_completion:
         _hand_over(run, arguments)
         return
     plan = preflight(args.overrides, multirun=args.multirun)
     if args.cfg == "job" and args.package is None:
         print("\n---\n".join(to_yaml(config).rstrip() for config in plan.jobs.values()))
-    elif args.cfg is not None:
+    elif args.cfg is not None or args.info is not None:
         flags = [text for text in arguments if text not in args.overrides]
         _hand_over(run, [*plan.overrides, *flags])
     else:
@@ -120,8 +120,6 @@ def _start(run: RunFunction, plan: Plan) -> None:
         _hand_over(run, [*plan.overrides, "-m"] if plan.multirun else plan.overrides)
     except OSError as error:  # jobs keep their own errors, so this one is about Hydra making the directory
         raise UserError(f"cannot write the run directory: {error}; choose another with run_dir=DIR") from error
-    except EXPLAINED as error:
-        raise explain(error) from error
 
 
 def _hand_over(run: RunFunction, arguments: Sequence[str]) -> None:
@@ -131,7 +129,10 @@ def _hand_over(run: RunFunction, arguments: Sequence[str]) -> None:
         _run_job(run, composed)
 
     with mock.patch.object(sys, "argv", [sys.argv[0], *arguments]), _environment("HYDRA_FULL_ERROR", "1"):
-        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
+        try:
+            hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
+        except EXPLAINED as error:  # Hydra's own, since a job keeps its errors
+            raise explain(error) from error
 
 
 @contextmanager
