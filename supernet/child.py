@@ -19,12 +19,13 @@ from supernet.spaces.genotype import Genotype, validate
 from supernet.spaces.ops import OPERATIONS
 
 FILE = "child.safetensors"
-FORMAT = 1
+METADATA = "supernet_child"
 
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """What a child is, without its weights. ``size`` is (height, width); ``mean`` and ``std`` are of values in [0, 1]."""
+    """What a child is, without its weights. ``size`` is (height, width); ``mean`` and ``std`` are of values in [0,
+    1]."""
 
     genotype: Genotype
     classes: tuple[str, ...]
@@ -109,8 +110,8 @@ def save_child(run_dir: Path, child: nn.Module, spec: ChildSpec) -> None:
         for name, tensor in child.state_dict().items()
         if not name.startswith("auxiliary.")
     }
-    metadata = {"format": "pt", "supernet_child": str(FORMAT), "spec": spec.to_json()}
-    write_atomic(run_dir / FILE, save(tensors, metadata))
+    # One entry only: safetensors writes several in no fixed order, and the same child should be the same file.
+    write_atomic(run_dir / FILE, save(tensors, {METADATA: spec.to_json()}))
 
 
 def load_child(run: str | Path) -> LoadedChild:
@@ -124,7 +125,7 @@ def load_child(run: str | Path) -> LoadedChild:
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, Any] = file.metadata() or {}
-            spec = ChildSpec.from_json(metadata["spec"])
+            spec = ChildSpec.from_json(metadata[METADATA])
             validate(spec.genotype, OPERATIONS)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         loaded = LoadedChild(spec)

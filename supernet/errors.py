@@ -1,4 +1,5 @@
-"""What a user's mistake looks like: one sentence that names the key or file, the value and the remedy, and exit code 2."""
+"""What a user's mistake looks like: one sentence that names the key or file, the value and the remedy, and exit code
+2."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def build_child(self, genotype: Genotype) -> nn.Module:
-        """The discrete network, called as ``net(x_BCHW, drop_path=0.0) -> logits``, or ``(logits, auxiliary)`` in training."""
+        """The discrete network, called as ``net(x_BCHW, drop_path=0.0) -> logits``, or ``(logits, auxiliary)`` in
+        training."""
 
     @abstractmethod
     def genotype(self, choices: dict[str, list[tuple[int, int]]]) -> Genotype:
@@ -72,10 +73,10 @@ class Relaxation(ABC):
 class StepContext:
     """What one search step hands to an update rule.
 
-    ``mixing(phase)`` is p' with its graph: keyed noise makes every call within a step the same draw. ``run(phase, p)`` is
-    one forward pass on the phase's batch, with the phase's random stream and its carry, which it reads and never writes.
-    ``alpha_term()`` is the sum of the loss terms that depend on alpha alone, or None. ``guard(grads)`` zeroes gradients that
-    are not finite and remembers the step, so that the loop can stop.
+    ``mixing(phase)`` is p' with its graph: keyed noise makes every call within a step the same draw. ``run(phase, p)``
+    is one forward pass on the phase's batch, with the phase's random stream and its carry, which it reads and never
+    writes. ``alpha_term()`` is the sum of the loss terms that depend on alpha alone, or None. ``guard(grads)`` zeroes
+    gradients that are not finite and remembers the step, so that the loop can stop.
     """
 
     net: nn.Module
@@ -112,7 +113,7 @@ class Update(ABC):
     def load_state_dict(self, state: State, /) -> None: ...
 
 
-class Modifier(ABC):
+class Modifier:
     """Common base: a modifier implements one or more of the hooks below."""
 
     def parameters(self) -> list[nn.Parameter]:
@@ -126,35 +127,35 @@ class Modifier(ABC):
         assert not state
 
 
-class MixingModifier(Modifier):
+class MixingModifier(Modifier, ABC):
     """Edits p."""
 
     @abstractmethod
     def edit_mixing(self, p: Mixing, *, phase: Phase, progress: float, generator: torch.Generator) -> Mixing: ...
 
 
-class LossModifier(Modifier):
+class LossModifier(Modifier, ABC):
     """Adds a term to the loss of a phase."""
 
     @abstractmethod
     def loss_term(self, p: Mixing, alphas: dict[str, Tensor], *, phase: Phase, progress: float) -> Tensor | None: ...
 
 
-class GradientModifier(Modifier):
+class GradientModifier(Modifier, ABC):
     """Edits gradients of the weights between backward and the optimiser's step."""
 
     @abstractmethod
     def edit_gradients(self, net: nn.Module, ctx: StepContext) -> None: ...
 
 
-class AlphaGate(Modifier):
+class AlphaGate(Modifier, ABC):
     """Decides whether alpha moves in a step."""
 
     @abstractmethod
     def alpha_moves(self, *, progress: float) -> bool: ...
 
 
-class StopModifier(Modifier):
+class StopModifier(Modifier, ABC):
     """May end a search early."""
 
     @abstractmethod

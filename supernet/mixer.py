@@ -39,7 +39,9 @@ class Mixer(nn.Module):
         draw = generator(seed, "alpha")
         self.alphas = nn.ParameterDict(
             {
-                g.name: nn.Parameter((init_std * torch.randn(1, g.decisions, len(g.options), generator=draw)).to(device))
+                g.name: nn.Parameter(
+                    (init_std * torch.randn(1, g.decisions, len(g.options), generator=draw)).to(device)
+                )
                 for g in groups
             }
         )
@@ -71,7 +73,8 @@ class Mixer(nn.Module):
 
     @property
     def _device(self) -> torch.device:
-        return next(iter(self.alphas.values())).device
+        device: torch.device = next(iter(self.alphas.values())).device
+        return device
 
     def values(self) -> dict[str, Tensor]:
         """``alpha_LNK`` of every group."""

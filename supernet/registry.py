@@ -14,7 +14,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Part:
-    """A row: ``group`` and ``name`` say where it stands in YAML, ``config`` what it takes, ``target`` what builds it."""
+    """A row: ``group`` and ``name`` say where it stands in YAML, ``config`` what it takes, ``target`` what builds
+    it."""
 
     group: str
     name: str

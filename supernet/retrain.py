@@ -1,4 +1,5 @@
-"""Retrain and test a genotype, without a search: ``python -m supernet.retrain +experiment=darts_cifar genotype=DARTS_V2``."""
+"""Retrain and test a genotype, without a search: ``python -m supernet.retrain +experiment=darts_cifar
+genotype=DARTS_V2``."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Retraining(Job):
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         loss = result.loss.detach()
-        self.finite.note(self.step, loss=loss)
+        self.finite.note(self.step, loss=loss, gradient=norm)
         self.meter.add({"loss": loss, "accuracy": result.metrics["correct"] / len(batch.y), "grad_norm": norm})
 
     def end_epoch(self, means: dict[str, float]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +26,8 @@ from supernet.runtime.signals import Interrupt
 from supernet.schema import Config
 
 CONFIG_FILE = "config.yaml"
+LOG_FILE = "run.log"
+FIGURES = ("test/accuracy", "test/loss", "test/f1")
 
 
 @dataclass
@@ -59,22 +63,46 @@ class Run:
         self.services.recorder.load_state_dict(state["recorder"])
 
     def _position(self, job: Job) -> str:
-        return "complete" if job.epoch >= job.epochs or job.stopped else f"epoch {job.epoch + 1}, step {job.step_in_epoch}"
+        return (
+            "complete" if job.epoch >= job.epochs or job.stopped else f"epoch {job.epoch + 1}, step {job.step_in_epoch}"
+        )
+
+
+def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
+    """What the HParams tab sorts runs by: the method, the seed, and every number of search and retraining."""
+    values: dict[str, bool | int | float | str] = {"method": config.method, "seed": config.seed}
+    for name in ("task", "space", "relaxation", "update", "derive"):
+        values[name] = getattr(config, name).name
+    for name in ("search", "retrain"):
+        part = dataclasses.asdict(getattr(config, name))
+        values |= {f"{name}.{k}": v for k, v in part.items() if isinstance(v, (int, float, str))}
+    return values
 
 
 @contextmanager
 def open_run(config: Config, directory: Path) -> Iterator[Run]:
-    """Prepare a run directory, or check that it may go on; refuses to write over another run."""
-    check_resume(config, directory)
+    """The surroundings of a run in its directory, which :func:`check_resume` has allowed."""
     set_threads(config.threads)
     device = pick_device(config.device)
     write_atomic(directory / CONFIG_FILE, to_yaml(config))
-    with Interrupt() as interrupt, Progress() as progress:
+    with Interrupt() as interrupt, Progress(directory / LOG_FILE) as progress:
         recorder = Recorder(directory)
+        recorder.hparams(hyperparameters(config), FIGURES)
         try:
             yield Run(config, directory, Services(device, recorder, progress, interrupt), environment(device))
         finally:
             recorder.close()
+
+
+def finished(config: Config, directory: Path) -> dict[str, Any] | None:
+    """The report of a run that is complete: its test split has been looked at, and is not looked at again."""
+    check_resume(config, directory)
+    path = directory / "report.json"
+    if not path.exists():
+        return None
+    print(f"{directory} holds a finished run; its report is {directory / 'report.md'}")
+    report: dict[str, Any] = json.loads(path.read_text())
+    return report
 
 
 def check_resume(config: Config, directory: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from supernet.build import count_macs, count_parameters
 from supernet.child import ChildSpec
 from supernet.retraining import Retraining
 from supernet.run import Run
+from supernet.schema import Config
 from supernet.search import Search
 from supernet.spaces.darts import DartsSpace
 from supernet.spaces.genotype import Genotype
@@ -59,11 +61,23 @@ def summary(
         "experiment": config.name,
         "space": config.space.name,
         "seed": config.seed,
+        "command": command(config),
         "genotype": genotype.to_json(),
         "search": None if search is None else search_summary(search),
         "child": child,
         **run.environment,
     }
+
+
+def command(config: Config) -> str:
+    """What was typed; a run that was started from Python is repeated with its ``config.yaml``."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return "started from Python; every value is in config.yaml"
+    module = "train" if config.genotype is None else "retrain"
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(("run_dir=", "resume="))]
+    return shlex.join(["python", "-m", f"supernet.{module}", *overrides])
 
 
 def search_summary(search: Search) -> dict[str, Any]:

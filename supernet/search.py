@@ -79,7 +79,7 @@ class Search(Job):
 
     def train_step(self) -> None:
         values = search_step(self, self.context())
-        self.finite.note(self.step, loss=values["loss"])
+        self.finite.note(self.step, loss=values["loss"], gradient=values["grad_norm"])
         self.meter.add(values)
 
     def context(self) -> StepContext:
@@ -151,7 +151,9 @@ class Search(Job):
 
     def derived(self) -> tuple[Mixing, Genotype]:
         """The mean of p', checked to be finite (argmax would pick a NaN), and the genotype derived from it."""
-        check_finite({f"alpha of {k}": a for k, a in self.parts.mixer.values().items()}, f"step {self.step} of the search")
+        check_finite(
+            {f"alpha of {k}": a for k, a in self.parts.mixer.values().items()}, f"step {self.step} of the search"
+        )
         p = self.parts.mixer.mean("derive", step=self.step, progress=self.progress)
         return p, self.parts.derivation.derive(p, self.parts.space)
 

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from supernet.tasks.images import ImageClassification
 
 
-def train(config: Config, run_dir: Path) -> dict[str, Any]:
-    """Search, derive, retrain, test; returns what ``report.json`` holds."""
+def train(config: Config, run_dir: Path | None = None) -> dict[str, Any]:
+    """Search, derive, retrain, test; returns what ``report.json`` holds. ``run_dir`` is ``config.run_dir`` unless given."""
+    run_dir = run_dir or Path(config.run_dir)
     from supernet.build import build_search, build_space, build_task
-    from supernet.run import open_run
+    from supernet.run import finished, open_run
 
     if config.genotype is not None:
         raise UserError(f"genotype={config.genotype}: train searches for one; to retrain it, use supernet.retrain")
+    if (report := finished(config, run_dir)) is not None:
+        return report
     task = build_task(config)
     space = build_space(config, task)
     with open_run(config, run_dir) as run:
@@ -37,10 +40,11 @@ def train(config: Config, run_dir: Path) -> dict[str, Any]:
         return finish(run, task, space, genotype, search)
 
 
-def retrain(config: Config, run_dir: Path) -> dict[str, Any]:
+def retrain(config: Config, run_dir: Path | None = None) -> dict[str, Any]:
     """Retrain and test a genotype that is given by name or by file; equals the end of a search with the same seed."""
+    run_dir = run_dir or Path(config.run_dir)
     from supernet.build import build_space, build_task
-    from supernet.run import open_run
+    from supernet.run import finished, open_run
     from supernet.spaces.genotype import load_genotype, validate
     from supernet.spaces.ops import OPERATIONS
 
@@ -48,6 +52,8 @@ def retrain(config: Config, run_dir: Path) -> dict[str, Any]:
         raise UserError("genotype is missing: give genotype=NAME (DARTS_V1, DARTS_V2) or genotype=FILE")
     genotype = load_genotype(config.genotype)
     validate(genotype, OPERATIONS)
+    if (report := finished(config, run_dir)) is not None:
+        return report
     task = build_task(config)
     space = build_space(config, task)
     with open_run(config, run_dir) as run:
@@ -79,7 +85,10 @@ def finish(
     metrics = classification_metrics(*outputs, task.classes)
     report = summary(run, task, space, genotype, search, retraining, metrics)
     write_report(run.directory, report)
-    run.services.progress.message(f"{genotype}\ntest accuracy {metrics['accuracy']:.4f}  ({run.directory / 'report.md'})")
+    run.services.recorder.finish({f"test/{name}": metrics[name] for name in ("accuracy", "loss", "f1")})
+    run.services.progress.message(
+        f"{genotype}\ntest accuracy {metrics['accuracy']:.4f}  ({run.directory / 'report.md'})"
+    )
     return report
 
 

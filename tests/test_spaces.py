@@ -141,9 +141,7 @@ def test_an_unknown_operation_names_the_nearest() -> None:
 def test_a_users_operation_joins_the_space() -> None:
     register_operation("test_conv", lambda channels, stride, norm: nn.Conv2d(channels, channels, 1, stride))
     try:
-        space = DartsSpace(
-            1, 3, nodes=1, operations=("skip_connect", "test_conv"), search_channels=2, search_cells=3
-        )
+        space = DartsSpace(1, 3, nodes=1, operations=("skip_connect", "test_conv"), search_channels=2, search_cells=3)
         net, p = space.build_supernet(), uniform(space)
         net(torch.randn(2, 1, 8, 8), p).sum().backward()
         assert all(w.grad is not None for name, w in net.named_parameters() if ".ops.1." in name)

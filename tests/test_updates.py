@@ -106,9 +106,7 @@ def test_first_order_and_single_level_move_alpha_against_their_own_gradient() ->
 
 def small_supernet(statistics: str) -> tuple[nn.Module, dict[str, nn.Parameter], DartsSpace]:
     operations = ("none", "skip_connect", "avg_pool_3x3", "sep_conv_3x3")
-    space = DartsSpace(
-        2, 3, nodes=2, operations=operations, search_cells=3, search_channels=2, statistics=statistics
-    )
+    space = DartsSpace(2, 3, nodes=2, operations=operations, search_cells=3, search_channels=2, statistics=statistics)
     torch.manual_seed(0)
     net = space.build_supernet().double()
     alphas = {g.name: nn.Parameter(torch.randn(1, g.decisions, 4, dtype=torch.float64)) for g in space.groups}

@@ -2,10 +2,10 @@
 
     python tools/against_random.py OUT [--overrides +experiment=darts_digits] [--seeds 0 1 2] [--random 5]
 
-For every seed: one search with its child, and N random genotypes retrained with the same settings and seed. Each run has
-its own directory in OUT and resumes there, so an interrupted command is simply repeated; finished runs are kept. Prints a
-table and the paired difference (searched minus the mean of random) with a 95 % t interval over seeds, and writes both
-to OUT/against_random.json.
+For every seed: one search with its child, and N random genotypes retrained with the same settings and seed. Each run
+has its own directory in OUT and resumes there, so an interrupted command is simply repeated; finished runs are kept.
+Prints a table and the paired difference (searched minus the mean of random) with a 95 % t interval over seeds, and
+writes both to OUT/against_random.json.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ class Top2(Derivation):
     """DARTS (arXiv:1806.09055), section 2.4: the strength of an edge is its largest p among the operations other than
     ``none``; every node keeps its strongest edges (two, as the group says), each with its strongest operation.
 
-    ``none`` is not a candidate but takes its share of p. Equal strengths fall to the earlier edge or operation. Within a
-    node, edges are ordered by strength as in the published code. A group may keep all edges (``keep`` None).
+    ``none`` is not a candidate but takes its share of p. Equal strengths fall to the earlier edge or operation. Within
+    a node, edges are ordered by strength as in the published code. A group may keep all edges (``keep`` None).
     """
 
     def __init__(self, config: Top2Config) -> None:
@@ -35,7 +35,7 @@ def strongest(p: GroupMixing, group: Group) -> list[tuple[int, int]]:
         for n in (n for n in range(group.decisions) if group.targets[n] == target):
             options = group.derivable(n)
             if options:
-                best = max(options, key=lambda k, row=rows[n]: (row[k], -k))
+                best = max(options, key=rows[n].__getitem__)  # the first of equals
                 candidates.append((rows[n][best], n, best))
         candidates.sort(key=lambda c: (-c[0], c[1]))
         kept += [(n, k) for _, n, k in candidates[: group.keep]]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from einops import reduce
 from torch import Tensor, nn
 
 from supernet.spaces.ops import OPERATIONS, FactorizedReduce, Norm, ReLUConvBN
@@ -108,31 +110,35 @@ def build_candidate(name: str, channels: int, stride: int, norm: Norm) -> nn.Mod
 
 def plain_fan_out(edges: Sequence[CellEdge]) -> FanOut:
     """Evaluate mixed edges one by one, operation by operation: the published computation."""
-
-    def fan_out(x_BCHW: Tensor, p: CellMixing) -> Iterable[tuple[int, Tensor]]:
-        for edge in edges:
-            y_BCHW = edge.module(x_BCHW, p.op_NK[edge.n], p.options(edge.n))
-            if y_BCHW is not None:
-                yield edge.target, y_BCHW if p.edge_N is None else p.edge_N[edge.n] * y_BCHW
-
-    return fan_out
+    return partial(_evaluate_plainly, tuple(edges))
 
 
 def child_fan_out(edges: Sequence[CellEdge]) -> FanOut:
     """Evaluate the single operation of each edge; drop paths in training, but never an identity, as published."""
+    return partial(_evaluate_single, tuple(edges))
 
-    def fan_out(x_BCHW: Tensor, drop_path: float) -> Iterable[tuple[int, Tensor]]:
-        for edge in edges:
-            y_BCHW = edge.module(x_BCHW)
-            if drop_path > 0.0 and edge.module.training and not isinstance(edge.module, nn.Identity):
-                y_BCHW = drop_samples(y_BCHW, drop_path)
-            yield edge.target, y_BCHW
 
-    return fan_out
+# Partial functions rather than closures, so that a deep copy of a network evaluates its own modules.
+
+
+def _evaluate_plainly(edges: Sequence[CellEdge], x_BCHW: Tensor, p: CellMixing) -> Iterable[tuple[int, Tensor]]:
+    for edge in edges:
+        y_BCHW = edge.module(x_BCHW, p.op_NK[edge.n], p.options(edge.n))
+        if y_BCHW is not None:
+            yield edge.target, y_BCHW if p.edge_N is None else p.edge_N[edge.n] * y_BCHW
+
+
+def _evaluate_single(edges: Sequence[CellEdge], x_BCHW: Tensor, drop_path: float) -> Iterable[tuple[int, Tensor]]:
+    for edge in edges:
+        y_BCHW = edge.module(x_BCHW)
+        if drop_path > 0.0 and edge.module.training and not isinstance(edge.module, nn.Identity):
+            y_BCHW = drop_samples(y_BCHW, drop_path)
+        yield edge.target, y_BCHW
 
 
 def drop_samples(x_BCHW: Tensor, rate: float) -> Tensor:
-    """Drop path (Larsson et al., arXiv:1605.07648) as in DARTS: zero whole samples, scale the rest by 1 / (1 - rate)."""
+    """Drop path (Larsson et al., arXiv:1605.07648) as in DARTS: zero whole samples, scale the rest by 1 / (1 -
+    rate)."""
     keep_B111 = torch.empty_like(x_BCHW[:, :1, :1, :1]).bernoulli_(1.0 - rate)
     return x_BCHW * (keep_B111 / (1.0 - rate))
 
@@ -198,4 +204,5 @@ class CellStack(nn.Module):
 
     def classify(self, x_BCHW: Tensor) -> Tensor:
         """Global average pooling and the classifier: ``logits_BK`` over classes."""
-        return self.classifier(x_BCHW.mean(dim=(2, 3)))
+        logits_BK: Tensor = self.classifier(reduce(x_BCHW, "b c h w -> b c", "mean"))
+        return logits_BK

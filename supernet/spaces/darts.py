@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from supernet.errors import UserError
 from supernet.interfaces import SearchSpace
 from supernet.schema import DartsConfig
+from supernet.spaces.banks import BankedFanOut
 from supernet.spaces.cell import (
     Cell,
     CellEdge,
@@ -27,15 +28,15 @@ from supernet.spaces.genotype import CellGenotype, Edge, Genotype
 from supernet.spaces.ops import DARTS_OPERATIONS, OPERATIONS, Norm
 from supernet.types import Group, Mixing
 
-ENGINES = {"plain": plain_fan_out}
+ENGINES: dict[str, Callable[[Sequence[CellEdge]], FanOut]] = {"banked": BankedFanOut, "plain": plain_fan_out}
 
 
 @dataclass(frozen=True)
 class DartsSpace(SearchSpace):
     """A description of the space; edit it with ``dataclasses.replace`` before building.
 
-    Each of ``nodes`` intermediate nodes of a cell reads all states before it through one mixed edge each, so with 4 nodes
-    a cell has 14 edges; the output is the concatenation of the nodes.
+    Each of ``nodes`` intermediate nodes of a cell reads all states before it through one mixed edge each, so with 4
+    nodes a cell has 14 edges; the output is the concatenation of the nodes.
     """
 
     in_channels: int
@@ -127,6 +128,7 @@ class Supernet(nn.Module):
         norm = Norm(affine=False, track=space.statistics == "running")
         groups = {group.name: group for group in space.groups}
         make_fan_out = ENGINES[space.engine]
+        self._banked = space.engine == "banked"
 
         def build_cell(kind: str, preprocess: tuple[nn.Module, nn.Module], channels: int) -> Cell:
             group = groups[kind]
@@ -142,6 +144,8 @@ class Supernet(nn.Module):
 
     def forward(self, x_BCHW: Tensor, p: Mixing) -> Tensor:
         """``logits_BK`` over classes."""
+        if self._banked:  # the plain modules are left in the format of the published code
+            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         outputs = self.stack.features(x_BCHW, [p[kind].at(place) for kind, place in self._places])
         return self.stack.classify(outputs[-1])
 
@@ -184,8 +188,8 @@ class Child(nn.Module):
 class AuxiliaryHead(nn.Module):
     """A second classifier at two thirds of the depth, used in training only.
 
-    Published for feature maps of 8 x 8; here any size: large ones are pooled to 2 x 2 after the published 5 x 5 pool, small
-    ones without it, which for 8 x 8 is the published head exactly.
+    Published for feature maps of 8 x 8; here any size: large ones are pooled to 2 x 2 after the published 5 x 5 pool,
+    small ones without it, which for 8 x 8 is the published head exactly.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -205,14 +209,13 @@ class AuxiliaryHead(nn.Module):
         if min(x_BCHW.shape[2:]) >= 8:
             x_BCHW = F.avg_pool2d(x_BCHW, 5, stride=3, count_include_pad=False)
         x_BCHW = self.features(F.adaptive_avg_pool2d(x_BCHW, 2))
-        return self.classifier(x_BCHW.flatten(1))
+        logits_BK: Tensor = self.classifier(x_BCHW.flatten(1))
+        return logits_BK
 
 
 def _stride(kind: str, source: int) -> int:
     """Edges from the inputs of a reduction cell halve the image."""
     return 2 if kind == "reduce" and source < 2 else 1
-
-
 
 
 def from_config(config: DartsConfig, **sizes: Any) -> DartsSpace:

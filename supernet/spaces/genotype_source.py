@@ -59,7 +59,7 @@ def _fields(call: ast.Call, place: str) -> dict[str, Any]:
 
 
 def _literal(node: ast.expr, place: str) -> Any:
-    """Lists, tuples (as lists), numbers, strings, ``range(...)`` and ``list(...)``: all that genotypes are written with."""
+    """Lists, tuples (as lists), numbers, strings, ``range(...)`` and ``list(...)``: all that a genotype needs."""
     match node:
         case ast.List(elts=items) | ast.Tuple(elts=items):
             return [_literal(item, place) for item in items]

@@ -1,7 +1,8 @@
 """The candidate operations as plain modules: the readable truth that :mod:`supernet.spaces.banks` must equal.
 
 DARTS (Liu, Simonyan, Yang, ICLR 2019, arXiv:1806.09055), section 3.1.1: convolutions are ReLU-Conv-BN, separable
-convolutions are applied twice, dilated ones once; every operation keeps the channels and divides the image by ``stride``.
+convolutions are applied twice, dilated ones once; every operation keeps the channels and divides the image by
+``stride``.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 class Norm:
     """Makes the batch norms of a network: ``norm(channels)``.
 
-    ``affine``: learn a scale and a shift (child: yes, supernet: no, as published). ``track``: keep running statistics and
-    use them in eval mode; without, a norm always uses the statistics of its batch and has no buffers.
+    ``affine``: learn a scale and a shift (child: yes, supernet: no, as published). ``track``: keep running statistics
+    and use them in eval mode; without, a norm always uses the statistics of its batch and has no buffers.
     """
 
     affine: bool
@@ -78,9 +79,11 @@ class ReLUConvBN(nn.Sequential):
 
 
 class FactorizedReduce(nn.Module):
-    """Halve the image without losing pixels: two strided 1x1 convolutions, one of them shifted by a pixel, side by side.
+    """Halve the image without losing pixels: two strided 1x1 convolutions, one of them shifted by a pixel, side by
+    side.
 
-    The published code needs even sizes; here an odd image is padded with a row and a column of zeros on the shifted side.
+    The published code needs even sizes; here an odd image is padded with a row and a column of zeros on the shifted
+    side.
     """
 
     def __init__(self, channels_in: int, channels_out: int, norm: Norm) -> None:
@@ -92,7 +95,9 @@ class FactorizedReduce(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x_BCHW = F.relu(x_BCHW)
-        return self.bn(torch.cat([self.conv_1(x_BCHW), self.conv_2(shift(x_BCHW))], dim=1))
+        both_BCHW = torch.cat([self.conv_1(x_BCHW), self.conv_2(shift(x_BCHW))], dim=1)
+        normed_BCHW: Tensor = self.bn(both_BCHW)
+        return normed_BCHW
 
 
 def shift(x_BCHW: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ class ImageClassification(Task):
     def search_loaders(self, config: Config, device: torch.device, *, split: bool) -> dict[str, Loader]:
         """Loaders of the training split for weights, alpha and evaluation; the test split is not among them.
 
-        Without ``split`` weights train on all of it (single-level search), and the evaluation is on data seen in training.
+        Without ``split`` weights train on all of it (single-level search), and the evaluation is on data seen in
+        training.
         """
         labels_N = self.data.train.labels_N
         weights_N, alpha_N = split_indices(
@@ -70,9 +71,17 @@ class ImageClassification(Task):
         return self._plain(self.data.test, None, config.retrain.batch, config, device)
 
     def _train(
-        self, indices_N: Tensor, stream: str, batch: int, key: str, config: Config, device: torch.device, cutout: int = 0
+        self,
+        indices_N: Tensor,
+        stream: str,
+        batch: int,
+        key: str,
+        config: Config,
+        device: torch.device,
+        cutout: int = 0,
     ) -> Loader:
-        # The last incomplete batch of an epoch is dropped, so that shapes are static; the next epoch draws another order.
+        # The last incomplete batch of an epoch is dropped, so that shapes are static; the next epoch draws another
+        # order.
         return Loader(
             self.data.train,
             indices_N,

@@ -39,8 +39,8 @@ def quiet(net: nn.Module, weights: Sequence[nn.Parameter] = ()) -> Iterator[None
     """A pass that leaves no trace in the network.
 
     Buffers are put back: running batch-norm statistics come from weight steps only, never from architecture batches or
-    virtual weights (the published code updates them up to four times a step). ``weights`` need no gradient meanwhile, so
-    none is computed for them and nothing is kept for it.
+    virtual weights (the published code updates them up to four times a step). ``weights`` need no gradient meanwhile,
+    so none is computed for them and nothing is kept for it.
     """
     buffers = list(net.buffers())
     saved = [buffer.clone() for buffer in buffers]
@@ -71,7 +71,8 @@ class AlphaOptimizer:
     def apply(self, grads: Sequence[Tensor], ctx: StepContext) -> dict[str, Tensor]:
         """Add the loss terms on alpha, synchronise across ranks, step. Returns the norm of the gradient.
 
-        A gradient that is not finite is zeroed by the guard, since it would stay in Adam's state for ever; the loop then stops.
+        A gradient that is not finite is zeroed by the guard, since it would stay in Adam's state for ever; the loop
+        then stops.
         """
         term = ctx.alpha_term()
         if term is not None:

@@ -17,9 +17,9 @@ from supernet.updates import AlphaOptimizer, gradient_of_p, pull_back, quiet
 class Unrolled(Update):
     """DARTS (arXiv:1806.09055), eq. 7: alpha descends L_val(w', alpha) with w' = w - xi * dL_train(w, alpha)/dw.
 
-    xi is the weights' learning rate. As in the published code the virtual step includes momentum and weight decay, but no
-    gradient clipping. p of the weight phase enters L_train, p of the alpha phase L_val; each is drawn once and pulled back
-    to alpha once. No second network is built: the weights are moved in place and put back bit for bit.
+    xi is the weights' learning rate. As in the published code the virtual step includes momentum and weight decay, but
+    no gradient clipping. p of the weight phase enters L_train, p of the alpha phase L_val; each is drawn once and
+    pulled back to alpha once. No second network is built: the weights are moved in place and put back bit for bit.
     """
 
     def __init__(self, config: UnrolledConfig, *, alpha: AlphaConfig, architecture: Sequence[nn.Parameter]) -> None:
@@ -57,7 +57,7 @@ def hypergradient(ctx: StepContext, epsilon: float) -> tuple[Tensor, list[Tensor
     return loss.detach(), [f - xi * s for f, s in zip(first, second, strict=True)]
 
 
-def virtual_step(ctx: StepContext, p: Mixing) -> tuple[float, list[nn.Parameter], list[Tensor]]:
+def virtual_step(ctx: StepContext, p: Mixing) -> tuple[float, list[Tensor], list[Tensor]]:
     """xi, the weights that SGD would move, and by how much: -xi * (momentum * buffer + dL/dw + decay * w).
 
     Weights of operations that were not sampled have no gradient and stay where they are, as in the real step.
@@ -65,7 +65,7 @@ def virtual_step(ctx: StepContext, p: Mixing) -> tuple[float, list[nn.Parameter]
     with quiet(ctx.net):
         loss = ctx.run("weights", p).loss
         grads = torch.autograd.grad(loss, list(ctx.weights), allow_unused=True)
-    moving = [w for w, g in zip(ctx.weights, grads, strict=True) if g is not None]
+    moving: list[Tensor] = [w for w, g in zip(ctx.weights, grads, strict=True) if g is not None]
     step_W = [g for g in grads if g is not None]
     group, state = ctx.weight_optimizer.param_groups[0], ctx.weight_optimizer.state
     with torch.no_grad():
@@ -79,7 +79,8 @@ def virtual_step(ctx: StepContext, p: Mixing) -> tuple[float, list[nn.Parameter]
 
 
 def mixed_product(ctx: StepContext, leaf: Mixing, vector_W: list[Tensor], epsilon: float) -> list[Tensor]:
-    """DARTS, eq. 8, with respect to p: (dL_train(w+, p)/dp - dL_train(w-, p)/dp) / 2R, w± = w ± R v, R = epsilon / |v|."""
+    """DARTS, eq. 8, with respect to p: (dL_train(w+, p)/dp - dL_train(w-, p)/dp) / 2R, w± = w ± R v, R = epsilon /
+    |v|."""
     scale = epsilon / torch.nn.utils.get_total_norm(vector_W)
     offset_W = torch._foreach_mul(vector_W, scale)
     with moved(ctx.weights, offset_W):
@@ -90,7 +91,7 @@ def mixed_product(ctx: StepContext, leaf: Mixing, vector_W: list[Tensor], epsilo
 
 
 @contextmanager
-def moved(weights: Sequence[nn.Parameter], offset_W: Sequence[Tensor]) -> Iterator[None]:
+def moved(weights: Sequence[Tensor], offset_W: Sequence[Tensor]) -> Iterator[None]:
     """Move the weights in place; on leaving they are copied back, bit for bit, since w + d - d would not be w."""
     saved = [weight.detach().clone() for weight in weights]
     with torch.no_grad():

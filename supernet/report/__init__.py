@@ -1,0 +1,1 @@
+"""What people look at: drawings of cells, TensorBoard, progress, the run report."""

@@ -1,0 +1,76 @@
+"""The report of a run: ``report.json`` for programs, ``report.md`` for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from supernet.runtime.files import write_atomic
+from supernet.spaces.genotype import Genotype
+
+LARGEST_CONFUSION = 20
+"""Classes up to which the confusion matrix is printed; ``report.json`` has it always."""
+
+
+def write_report(run_dir: Path, report: dict[str, Any]) -> None:
+    """Write both forms, each atomically. ``report`` is what ``supernet.run_summary.summary`` returns."""
+    write_atomic(run_dir / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_atomic(run_dir / "report.md", render(report))
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report as Markdown, with the drawings that stand beside it."""
+    genotype = Genotype.from_json(report["genotype"])
+    drawings = [f"![{kind} cell]({kind}.svg)" for kind in genotype.cells]
+    parts = [
+        f"# {report['experiment']}, method {report['method']}, seed {report['seed']}",
+        f"Test accuracy **{report['child']['test']['accuracy']:.2%}**, measured once on the test split.",
+        f"To repeat this run:\n\n```\n{report['command']}\n```",
+        "## Cells",
+        f"```\n{genotype}\n```",
+        *drawings,
+        "## Composition",
+        table(
+            ("part", "option"), ((k, ", ".join(v) if isinstance(v, list) else v) for k, v in report["parts"].items())
+        ),
+    ]
+    if report["search"] is not None:
+        parts += ["## Search", table(("", ""), _plain(report["search"]))]
+    parts += ["## Child", table(("", ""), _plain(report["child"])), "## Test", *_test(report["child"]["test"])]
+    known = ("method", "parts", "experiment", "space", "seed", "command", "genotype", "search", "child")
+    parts += ["## Environment", table(("", ""), ((k, v) for k, v in report.items() if k not in known))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _test(test: dict[str, Any]) -> list[str]:
+    classes = test["per_class"]
+    columns = ("precision", "recall", "f1", "support")
+    parts = [
+        table(("", ""), _plain(test)),
+        table(("class", *columns), ((row["class"], *(row[c] for c in columns)) for row in classes)),
+    ]
+    if len(classes) <= LARGEST_CONFUSION:
+        names = [row["class"] for row in classes]
+        rows = ((name, *counts) for name, counts in zip(names, test["confusion"], strict=True))
+        parts += ["Rows are true classes, columns what they were taken for:", table(("", *names), rows)]
+    return parts
+
+
+def _plain(values: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    """The entries that are single values."""
+    return ((k, v) for k, v in values.items() if not isinstance(v, (dict, list)))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; numbers are rounded to four digits."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    text = f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    return text.replace("|", "\\|")

@@ -1,0 +1,44 @@
+"""What tests of whole jobs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from supernet.build import build_search, build_space, build_task
+from supernet.config import compose
+from supernet.loop import Services, run_epoch
+from supernet.report.progress import Progress
+from supernet.report.recorder import Recorder
+from supernet.runtime.signals import Interrupt
+from supernet.search import Search
+from supernet.tasks.images import ImageClassification
+
+TINY = [
+    "+experiment=darts_digits",
+    "debug=fast",
+    "space.nodes=2",
+    "limit.images=96",
+    "threads=1",
+]
+"""An experiment that takes a second or two."""
+
+
+def services(folder: Path) -> Services:
+    """Real services that write below ``folder``."""
+    return Services(torch.device("cpu"), Recorder(folder), Progress(), Interrupt())
+
+
+def make_search(folder: Path, *overrides: str, task: ImageClassification | None = None) -> Search:
+    """A search at its first step."""
+    config = compose([*TINY, *overrides, f"run_dir={folder}"])
+    task = task or build_task(config)
+    return build_search(config, task, build_space(config, task), services(folder))
+
+
+def run_epochs(search: Search) -> Search:
+    """Run a search to its end, without checkpoints."""
+    while search.epoch < search.epochs and search.stopped is None:
+        run_epoch(search)
+    return search

@@ -1,0 +1,135 @@
+"""The search as a whole: what it may see, what it may touch, what it learns, and that every method does something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TINY, make_search, run_epochs
+from planted import NEEDED, OPERATIONS, planted_task
+
+from supernet.config import compose
+from supernet.data.images import ImageData, Images
+from supernet.runtime.finite import NonFinite
+from supernet.spaces.ops import DARTS_OPERATIONS
+from supernet.tasks.images import ImageClassification
+
+METHODS = sorted(p.stem for p in (Path(__file__).parent.parent / "conf" / "method").glob("*.yaml"))
+PLANTED = [
+    "debug=none", "limit.images=null", "limit.steps=null", "space.nodes=1", "space.reductions=0", "search.cells=2",
+    "search.channels=8", "search.epochs=12", "search.batch=32", "search.lr=0.1", "search.alpha.lr=0.03",
+]  # fmt: skip
+
+
+def small_task(test: Images | None = None) -> ImageClassification:
+    draw = torch.Generator().manual_seed(0)
+    x_NCHW = torch.randint(256, (96, 1, 8, 8), generator=draw, dtype=torch.uint8)
+    images = Images(x_NCHW, torch.arange(96) % 4)
+    data = ImageData("random", tuple("abcd"), images, test or images, (0.5,), (0.3,), crop_padding=1, flip=False)
+    return ImageClassification(data)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_takes_three_steps(method: str, tmp_path: Path) -> None:
+    search = make_search(tmp_path, f"method={method}", "limit.steps=3", task=small_task())
+    alphas = {k: a.detach().clone() for k, a in search.parts.mixer.values().items()}
+    weights = [w.detach().clone() for w in search.weights]
+    run_epochs(search)
+    assert search.step == 3
+    assert all(torch.isfinite(torch.tensor(v)) for v in search.valid.values())
+    assert any(not torch.equal(a, alphas[k]) for k, a in search.parts.mixer.values().items()), "alpha moves"
+    assert all(not torch.equal(w, before) for w, before in zip(search.weights, weights, strict=True) if w.numel() > 1)
+    genotype = search.derived()[1]
+    assert {op for cell in genotype.cells.values() for op, _ in cell.edges} <= set(DARTS_OPERATIONS) - {"none"}
+
+
+def test_methods_that_differ_in_a_part_that_acts_have_different_alphas(tmp_path: Path) -> None:
+    seen: dict[str, torch.Tensor] = {}
+    for method in METHODS:
+        search = run_epochs(make_search(tmp_path / method, f"method={method}", "limit.steps=3", task=small_task()))
+        seen[method] = torch.cat([a.detach().flatten() for a in search.parts.mixer.values().values()])
+    for i, first in enumerate(METHODS):
+        for second in METHODS[i + 1 :]:
+            assert not torch.equal(seen[first], seen[second]), f"{first} and {second} do the same"
+
+
+def test_parameters_are_divided_among_weights_and_architecture(tmp_path: Path) -> None:
+    search = make_search(tmp_path, task=small_task())
+    parts = search.parts
+    in_optimizer = {id(w) for group in search.weight_optimizer.param_groups for w in group["params"]}
+    architecture = {id(a) for a in parts.architecture}
+    assert in_optimizer == {id(w) for w in parts.net.parameters()}
+    assert architecture == {id(a) for a in parts.mixer.parameters()}
+    assert not in_optimizer & architecture
+    state = search.state_dict()
+    assert all(f"alphas.{name}" in state["mixer"] for name in parts.mixer.values()), "alpha is in the checkpoint"
+
+
+class Untouchable:
+    """A test split that must not be looked at."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"the search looked at the test split ({name})")
+
+
+def test_the_search_never_sees_the_test_split(tmp_path: Path) -> None:
+    task = small_task()
+    object.__setattr__(task.data, "test", Untouchable())
+    run_epochs(make_search(tmp_path, task=task))
+    with pytest.raises(AssertionError, match="looked at the test split"):
+        task.test_loader(compose([*TINY, f"run_dir={tmp_path}"]), torch.device("cpu"))
+
+
+def test_weights_and_alpha_learn_from_disjoint_halves_and_single_level_from_all(tmp_path: Path) -> None:
+    task, config = small_task(), compose([*TINY, f"run_dir={tmp_path}", "limit.steps=null"])
+    for split, share in ((True, 48), (False, 96)):
+        loaders = task.search_loaders(config, torch.device("cpu"), split=split)
+        indices = {name: set(loader._indices_N.tolist()) for name, loader in loaders.items()}
+        assert len(indices["weights"]) == share
+        assert indices["evaluate"] == indices["alpha"]
+        if split:
+            assert not indices["weights"] & indices["alpha"]
+            assert indices["weights"] | indices["alpha"] == set(range(96))
+
+
+def test_a_learning_rate_that_explodes_stops_the_search_and_derives_nothing(tmp_path: Path) -> None:
+    search = make_search(tmp_path, "search.lr=1e30", "search.grad_clip=1e30", "limit.steps=6", task=small_task())
+    with pytest.raises(NonFinite, match=r"at step \d+ of the search"):
+        run_epochs(search)
+    assert all(torch.isfinite(a).all() for a in search.parts.mixer.values().values()), "alpha stays finite"
+    with torch.no_grad():
+        next(iter(search.parts.mixer.values().values()))[0, 0, 0] = float("nan")
+    with pytest.raises(NonFinite, match="alpha of normal"):
+        search.derived()
+
+
+def test_same_seed_same_search_and_another_seed_another(tmp_path: Path) -> None:
+    def alphas(seed: int, folder: str) -> torch.Tensor:
+        search = run_epochs(make_search(tmp_path / folder, f"seed={seed}"))
+        return torch.cat([a.detach().flatten() for a in search.parts.mixer.values().values()])
+
+    first = alphas(0, "a")
+    torch.manual_seed(123)  # whatever happened before
+    assert torch.equal(first, alphas(0, "b"))
+    assert not torch.equal(first, alphas(1, "c"))
+
+
+def planted_search(folder: Path, seed: int, operations: list[str]) -> tuple[list[str], float]:
+    overrides = [*PLANTED, f"space.operations=[{','.join(operations)}]", f"seed={seed}"]
+    search = run_epochs(make_search(folder, *overrides, task=planted_task(seed)))
+    return [op for op, _ in search.derived()[1].cells["normal"].edges], search.valid["accuracy"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_the_search_finds_the_planted_operation(seed: int, tmp_path: Path) -> None:
+    operations, accuracy = planted_search(tmp_path, seed, OPERATIONS)
+    assert operations == [NEEDED, NEEDED]
+    assert accuracy > 0.95
+
+
+@pytest.mark.slow
+def test_without_the_planted_operation_the_task_cannot_be_learned(tmp_path: Path) -> None:
+    _, accuracy = planted_search(tmp_path, 0, [op for op in OPERATIONS if op != NEEDED])
+    assert accuracy < 0.65
