@@ -1,0 +1,359 @@
+"""Batch norm and the weighted sum over operations, folded into the pointwise product before them.
+
+Let z be the input of a pointwise convolution W, one row per pixel, n rows, with the mean already taken off (what is
+taken off does not change the output of a batch norm), and V = zᵀz / n. Then the variance of channel o of Wz is w_o V
+w_oᵀ, and
+
+    p · BN(Wz) = A z + p·β,      A = diag(a) W,      a = p·gamma·r,      r_o = 1 / sqrt(w_o V w_oᵀ + ε)
+
+so that neither Wz nor its normalisation ever exists, and the sum over operations is a sum of products. With g the
+gradient of the sum and G = gᵀz, the chain rule gives
+
+    da = rowsum(G ∘ W)     dp = Σ_o (da·gamma·r)_o + Σ_o β_o Σ_n g_no     dgamma = da·p·r     dβ = p Σ_n g_n
+    dv = -½ da·a·r²        (v_o the variance)                         dW = diag(a) G + 2 diag(dv) W V
+    dz = (g - mean g) A + z S,    S = 2/n Wᵀ diag(dv) W
+
+All small matrices of all operations and edges of a bank are stacked along M, and computed in float64: where W cancels
+most of z, a variance in float32 would be left with the rounding errors of V.
+
+Letters: M operations times edges, R edges of the bank (rows), n pixels of the batch, C channels, in and out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Term:
+    """One operation of a bank: for which rows it is evaluated.
+
+    ``shared``: one z serves all rows (a pool; the same features, other weights p), else z holds a block of C channels
+    for each row. ``normalised``: a batch norm follows (not for an identity).
+    """
+
+    rows: tuple[int, ...]
+    shared: bool = False
+    normalised: bool = True
+
+
+@dataclass(frozen=True)
+class Affine:
+    """What is known of the norms beforehand: gamma and β, stacked as [M, C] (None: 1 and 0), ε, and the running mean and
+    variance where they are used instead of those of the batch."""
+
+    eps: float
+    scale_MC: Tensor | None = None
+    shift_MC: Tensor | None = None
+    fixed: tuple[Tensor, Tensor] | None = None
+
+
+def mixture(
+    terms: Sequence[Term], rows: int, z: Sequence[Tensor], weight_MCC: Tensor, p_M: Tensor, norm: Affine
+) -> tuple[list[Tensor], Tensor]:
+    """For every row, the sum over terms of p · BN(Wz): ``rows`` feature maps [B, C, H, W], and the variances [M, C]."""
+    *y, var_MC = _Mixture.apply(tuple(terms), rows, weight_MCC, p_M, norm.scale_MC, norm.shift_MC, norm, *z)
+    return y, var_MC
+
+
+def hidden(terms: Sequence[Term], z: Sequence[Tensor], weight_MCC: Tensor, norm: Affine) -> tuple[list[Tensor], Tensor]:
+    """relu(BN(Wz)) for every term, laid out as z is, and the variances [M, C]."""
+    *h, var_MC = _Hidden.apply(tuple(terms), weight_MCC, norm.scale_MC, norm.shift_MC, norm, *z)
+    return h, var_MC
+
+
+def by_pixel(x_BCHW: Tensor, channels: int) -> Tensor:
+    """The map as [n, blocks, channels], a view of a map in channels-last format."""
+    return x_BCHW.permute(0, 2, 3, 1).reshape(-1, x_BCHW.shape[1] // channels, channels)
+
+
+def as_images(x_nGC: Tensor, like_BCHW: Tensor) -> Tensor:
+    """Inverse of :func:`by_pixel`."""
+    batch, _, height, width = like_BCHW.shape
+    return x_nGC.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def inner(u_nGC: Tensor, v_nGC: Tensor) -> Tensor:
+    """Σ over n of u vᵀ for every block, [G, C, C], in float64, from products in at least float32.
+
+    Summed in slices, and the slices in float64: errors of rounding then average out instead of growing with n. A slice
+    is every k-th pixel, so that slices and blocks together are one batch of a batched product without a copy.
+    """
+    n, blocks, _ = u_nGC.shape
+    if u_nGC.dtype not in (torch.float32, torch.float64):
+        u_nGC, v_nGC = u_nGC.float(), v_nGC.float()
+    k = math.gcd(n, 64) if u_nGC.is_contiguous() and v_nGC.is_contiguous() else 1
+    if k > 1:
+        u_nGC = u_nGC.view(n // k, k * blocks, -1)
+        v_nGC = v_nGC.view(n // k, k * blocks, -1)
+    products = torch.bmm(u_nGC.permute(1, 2, 0), v_nGC.transpose(0, 1))
+    return products.view(k, blocks, *products.shape[1:]).sum(0, dtype=torch.float64)
+
+
+class Fold:
+    """The small matrices of one bank, in float64: everything of the module's docstring that has no pixels."""
+
+    def __init__(
+        self, terms: Sequence[Term], z: Sequence[Tensor], weight_MCC: Tensor, p_M: Tensor | None, norm: Affine
+    ) -> None:
+        self.terms, self.norm = terms, norm
+        self.n = z[0].shape[0]
+        self.weight = weight_MCC.double()
+        self.p_M1 = None if p_M is None else p_M.double()[:, None]
+        self.identity_M1 = _identities(terms, weight_MCC.device)
+        if norm.fixed is None:
+            if self.n == 1:
+                raise ValueError("Expected more than 1 value per channel when training, as in any batch norm")
+            covariance = torch.cat([_covariance(term, z_nGC) for term, z_nGC in zip(terms, z, strict=True)])
+            self.weight_cov = self.weight @ covariance
+            self.var_MC = (self.weight_cov * self.weight).sum(-1)
+        else:
+            self.var_MC = norm.fixed[1].double()
+        self.r_MC = torch.rsqrt(self.var_MC + norm.eps)
+        if self.identity_M1 is not None:
+            self.r_MC = self.r_MC.masked_fill(self.identity_M1, 1.0)
+        a_MC = self.r_MC if norm.scale_MC is None else self.r_MC * norm.scale_MC
+        b_MC = None if norm.fixed is None else -a_MC * norm.fixed[0]
+        if norm.shift_MC is not None:
+            b_MC = norm.shift_MC.double() if b_MC is None else b_MC + norm.shift_MC
+        self.a_MC = self._times_p(a_MC)
+        self.b_MC = None if b_MC is None else self._times_p(b_MC)
+        self.A_MCC = self.a_MC[..., None] * self.weight
+
+    def _times_p(self, t_MC: Tensor) -> Tensor:
+        return t_MC if self.p_M1 is None else t_MC * self.p_M1
+
+    def backward(self, outer_MCC: Tensor, sum_g_MC: Tensor) -> SmallGradients:
+        """All gradients without pixels, from G and the sum of g over the pixels."""
+        norm = self.norm
+        da_MC = (outer_MCC * self.weight).sum(-1)
+        if norm.fixed is not None:
+            da_MC = da_MC - norm.fixed[0] * sum_g_MC
+        dar_MC = da_MC * self.r_MC
+        dp_M = None
+        if self.p_M1 is not None:
+            dp_MC = dar_MC if norm.scale_MC is None else dar_MC * norm.scale_MC
+            dp_M = (dp_MC if norm.shift_MC is None else dp_MC + norm.shift_MC * sum_g_MC).sum(-1)
+        dweight_MCC = self.a_MC[..., None] * outer_MCC
+        S_MCC = None
+        if norm.fixed is None:
+            dv_MC = -0.5 * dar_MC * self.a_MC * self.r_MC
+            if self.identity_M1 is not None:
+                dv_MC = dv_MC.masked_fill(self.identity_M1, 0.0)
+            dweight_MCC = dweight_MCC + 2.0 * dv_MC[..., None] * self.weight_cov
+            S_MCC = (self.weight.mT * (2.0 / self.n)) @ (dv_MC[..., None] * self.weight)
+        return SmallGradients(
+            dweight_MCC,
+            dp_M,
+            None if norm.scale_MC is None else self._times_p(dar_MC),
+            None if norm.shift_MC is None else self._times_p(sum_g_MC),
+            S_MCC,
+        )
+
+    def centring(self, mean_g_MC: Tensor) -> Tensor | None:
+        """- (mean g) A for every term that is normalised by the statistics of the batch, else 0."""
+        if self.norm.fixed is not None:
+            return None
+        c_MC = -(mean_g_MC[:, None] @ self.A_MCC)[:, 0]
+        return c_MC if self.identity_M1 is None else c_MC.masked_fill(self.identity_M1, 0.0)
+
+
+class SmallGradients(NamedTuple):
+    """Gradients of W, p, gamma, β (None where there is none), and S."""
+
+    weight_MCC: Tensor
+    p_M: Tensor | None
+    scale_MC: Tensor | None
+    shift_MC: Tensor | None
+    S_MCC: Tensor | None
+
+
+def _covariance(term: Term, z_nGC: Tensor) -> Tensor:
+    n, _, channels = z_nGC.shape
+    if not term.normalised:
+        return torch.zeros(len(term.rows), channels, channels, dtype=torch.float64, device=z_nGC.device)
+    return (inner(z_nGC, z_nGC) / n).expand(len(term.rows), -1, -1)
+
+
+def _identities(terms: Sequence[Term], device: torch.device) -> Tensor | None:
+    if all(term.normalised for term in terms):
+        return None
+    return torch.tensor([[not term.normalised] for term in terms for _ in term.rows], device=device)
+
+
+def _split(t_M: Tensor, terms: Sequence[Term]) -> tuple[Tensor, ...]:
+    return tuple(t_M.split([len(term.rows) for term in terms]))
+
+
+def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Cut rows into runs of consecutive ones: (position of the first, first row, length)."""
+    start = 0
+    for i in range(1, len(rows) + 1):
+        if i == len(rows) or rows[i] != rows[i - 1] + 1:
+            yield start, rows[start], i - start
+            start = i
+
+
+def _rows_of(t_nRC: Tensor, rows: tuple[int, ...]) -> Tensor:
+    """The blocks named by ``rows``: a view where they are consecutive."""
+    if rows == tuple(range(rows[0], rows[-1] + 1)):
+        return t_nRC[:, rows[0] : rows[-1] + 1]
+    return t_nRC[:, list(rows)]
+
+
+def _input_gradient(
+    term: Term, g_nRC: Tensor, z_nGC: Tensor, A: Tensor, c_MC: Tensor | None, S: Tensor | None
+) -> Tensor:
+    """dz = g A + c + z S for one term; summed over its rows where they share z."""
+    n, _, channels = z_nGC.shape
+    A = A.to(g_nRC.dtype)
+    S = None if S is None or not term.normalised else S.to(g_nRC.dtype)
+    c_MC = None if c_MC is None or not term.normalised else c_MC.to(g_nRC.dtype)
+    if term.shared:
+        g_n = g_nRC.reshape(n, -1)
+        stacked = A.reshape(-1, channels)
+        if c_MC is None or S is None:
+            return (g_n @ stacked)[:, None]
+        return torch.addmm(c_MC.sum(0), g_n, stacked).addmm_(z_nGC[:, 0], S.sum(0))[:, None]
+    dz_nGC = z_nGC.new_empty(z_nGC.shape)
+    dz, g = dz_nGC.transpose(0, 1), g_nRC.transpose(0, 1)
+    if c_MC is None or S is None:
+        torch.bmm(g, A, out=dz)
+    else:
+        torch.baddbmm(c_MC[:, None], g, A, out=dz).baddbmm_(z_nGC.transpose(0, 1), S)
+    return dz_nGC
+
+
+def _outer(term: Term, g_nRC: Tensor, z_nGC: Tensor) -> Tensor:
+    """G of one term, [rows, C, C]."""
+    if not term.shared:
+        return inner(g_nRC, z_nGC)
+    n, rows, channels = g_nRC.shape
+    outer = inner(g_nRC.reshape(n, 1, rows * channels), z_nGC)
+    return outer.view(rows, channels, channels)
+
+
+class _Mixture(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        terms: tuple[Term, ...],
+        rows: int,
+        weight_MCC: Tensor,
+        p_M: Tensor,
+        scale_MC: Tensor | None,
+        shift_MC: Tensor | None,
+        norm: Affine,
+        *z: Tensor,
+    ) -> tuple[Tensor, ...]:
+        channels = weight_MCC.shape[1]
+        flat = [by_pixel(z_BCHW, channels) for z_BCHW in z]
+        fold = Fold(terms, flat, weight_MCC, p_M, norm)
+        y_RnC = z[0].new_empty(rows, fold.n, channels)
+        begun: set[int] = set()
+        A_MCC = fold.A_MCC.mT.to(y_RnC.dtype)
+        for term, z_nGC, A in zip(terms, flat, _split(A_MCC, terms), strict=True):
+            for i, first, length in _runs(term.rows):
+                z_GnC = z_nGC.transpose(0, 1)
+                z_GnC = z_GnC.expand(length, -1, -1) if term.shared else z_GnC[i : i + length]
+                out = y_RnC[first : first + length]
+                if not begun.intersection(range(first, first + length)):
+                    torch.bmm(z_GnC, A[i : i + length], out=out)
+                else:
+                    for row in range(first, first + length):
+                        if row not in begun:
+                            y_RnC[row].zero_()
+                    out.baddbmm_(z_GnC, A[i : i + length])
+                begun.update(range(first, first + length))
+        if fold.b_MC is not None:
+            b_RC = fold.b_MC.new_zeros(rows, channels)
+            index = torch.tensor([row for term in terms for row in term.rows], device=b_RC.device)
+            y_RnC += b_RC.index_add_(0, index, fold.b_MC)[:, None].to(y_RnC.dtype)
+        ctx.save_for_backward(*z)
+        ctx.fold = fold
+        var_MC = fold.var_MC
+        ctx.mark_non_differentiable(var_MC)
+        batch, _, height, width = z[0].shape
+        return (*(y.view(batch, height, width, channels).permute(0, 3, 1, 2) for y in y_RnC.unbind()), var_MC)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        z, fold = ctx.saved_tensors, ctx.fold
+        channels = fold.weight.shape[1]
+        g_nRC = by_pixel(torch.cat(grads[:-1], dim=1).contiguous(memory_format=torch.channels_last), channels)
+        sum_g_RC = g_nRC.sum(0, dtype=torch.promote_types(g_nRC.dtype, torch.float32))
+        sum_g_MC = torch.cat([_rows_of(sum_g_RC[None], term.rows)[0] for term in fold.terms]).double()
+        gs = [_rows_of(g_nRC, term.rows) for term in fold.terms]
+        return (
+            None,
+            None,
+            *_backward(fold, z, gs, sum_g_MC),
+        )
+
+
+class _Hidden(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        terms: tuple[Term, ...],
+        weight_MCC: Tensor,
+        scale_MC: Tensor | None,
+        shift_MC: Tensor | None,
+        norm: Affine,
+        *z: Tensor,
+    ) -> tuple[Tensor, ...]:
+        channels = weight_MCC.shape[1]
+        flat = [by_pixel(z_BCHW, channels) for z_BCHW in z]
+        fold = Fold(terms, flat, weight_MCC, None, norm)
+        bs = [None] * len(terms) if fold.b_MC is None else _split(fold.b_MC.to(z[0].dtype), terms)
+        hs = []
+        for z_BCHW, z_nGC, A, b in zip(z, flat, _split(fold.A_MCC.mT.to(z[0].dtype), terms), bs, strict=True):
+            h_nGC = z_nGC.new_empty(z_nGC.shape)
+            h_GnC = h_nGC.transpose(0, 1)
+            if b is None:
+                torch.bmm(z_nGC.transpose(0, 1), A, out=h_GnC)
+            else:
+                torch.baddbmm(b[:, None], z_nGC.transpose(0, 1), A, out=h_GnC)
+            hs.append(as_images(h_nGC.relu_(), z_BCHW))
+        ctx.save_for_backward(*z, *hs)
+        ctx.fold = fold
+        var_MC = fold.var_MC
+        ctx.mark_non_differentiable(var_MC)
+        return (*hs, var_MC)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        fold = ctx.fold
+        count = len(fold.terms)
+        z, hs = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        channels = fold.weight.shape[1]
+        gs = [
+            by_pixel(torch.ops.aten.threshold_backward(g.contiguous(memory_format=torch.channels_last), h, 0), channels)
+            for g, h in zip(grads[:-1], hs, strict=True)
+        ]
+        sum_g_MC = torch.cat([g.sum(0, dtype=torch.promote_types(g.dtype, torch.float32)) for g in gs]).double()
+        weight, _, *rest = _backward(fold, z, gs, sum_g_MC)
+        return (None, weight, *rest)
+
+
+def _backward(fold: Fold, z: Sequence[Tensor], gs: Sequence[Tensor], sum_g_MC: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of (W, p, gamma, β, norm, *z)."""
+    channels = fold.weight.shape[1]
+    flat = [by_pixel(z_BCHW, channels) for z_BCHW in z]
+    outer_MCC = torch.cat([_outer(t, g, z_nGC) for t, g, z_nGC in zip(fold.terms, gs, flat, strict=True)])
+    small = fold.backward(outer_MCC, sum_g_MC)
+    c_MC = fold.centring(sum_g_MC / fold.n)
+    count = len(fold.terms)
+    cs = [None] * count if c_MC is None else _split(c_MC, fold.terms)
+    Ss = [None] * count if small.S_MCC is None else _split(small.S_MCC, fold.terms)
+    dz = [
+        as_images(_input_gradient(*each), z_BCHW)
+        for z_BCHW, *each in zip(z, fold.terms, gs, flat, _split(fold.A_MCC, fold.terms), cs, Ss, strict=True)
+    ]
+    return (small.weight_MCC, small.p_M, small.scale_MC, small.shift_MC, None, *dz)
