@@ -85,13 +85,9 @@ def open_run(config: Config, directory: Path) -> Iterator[Run]:
     set_threads(config.threads)
     device = pick_device(config.device)
     write_atomic(directory / CONFIG_FILE, to_yaml(config))
-    with Interrupt() as interrupt, Progress(directory / LOG_FILE) as progress:
-        recorder = Recorder(directory)
+    with Interrupt() as interrupt, Progress(directory / LOG_FILE) as progress, Recorder(directory) as recorder:
         recorder.hparams(hyperparameters(config), FIGURES)
-        try:
-            yield Run(config, directory, Services(device, recorder, progress, interrupt), environment(device))
-        finally:
-            recorder.close()
+        yield Run(config, directory, Services(device, recorder, progress, interrupt), environment(device))
 
 
 def finished(config: Config, directory: Path) -> dict[str, Any] | None:

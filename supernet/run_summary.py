@@ -16,6 +16,7 @@ from supernet.spaces.genotype import Genotype
 from supernet.tasks.images import ImageClassification
 
 PARTS = ("task", "space", "relaxation", "update", "derive")
+VERSIONS = ("supernet", "python", "torch", "torchvision", "numpy")
 
 
 def child_spec(task: ImageClassification, space: DartsSpace, genotype: Genotype) -> ChildSpec:
@@ -65,7 +66,8 @@ def summary(
         "genotype": genotype.to_json(),
         "search": None if search is None else search_summary(search),
         "child": child,
-        **run.environment,
+        "versions": {name: run.environment[name] for name in VERSIONS},
+        **{name: value for name, value in run.environment.items() if name not in VERSIONS},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from PIL import ImageFont
 
@@ -102,9 +103,9 @@ class _Graph:
             height = max(STATE_HEIGHT, PORT * (incoming[state] + 1))
             box = Box(0, 0, STATE_WIDTH, height, *names[state], fills[state], INK)
             self._add(2 * rank[state], height, box)
-        for node, edges in enumerate(cell.nodes, start=2):
+        for target, edges in enumerate(cell.nodes, start=2):
             for operation, source in edges:
-                self._connect(source, node, 2 * rank[source], 2 * rank[node], operation)
+                self._connect(source, target, 2 * rank[source], 2 * rank[target], operation)
         for state in cell.concat:
             self._connect(state, states, 2 * rank[state], 2 * rank[-1], None)
 
@@ -125,7 +126,7 @@ class _Graph:
                 box = Box(0, 0, text_width(operation) + 14, LABEL_HEIGHT, operation, "", blend(colour, 0.12), colour)
             path.append(self._add(column, LABEL_HEIGHT if box else PASS_HEIGHT, box))
         path.append(target)
-        self.links += zip(path, path[1:], strict=False)
+        self.links += pairwise(path)
         self.paths.append((path, colour))
 
 

@@ -7,7 +7,7 @@ distance. Hence nothing that has a height of its own can be crossed, and no two 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 
 Links = list[tuple[int, int]]
 """(item, item of the next column)"""
@@ -49,10 +49,10 @@ def heights(columns: Sequence[Sequence[int]], links: Links, size: dict[int, floa
         for item in column:
             y[item] = top + (size[item] + gap) / 2
             top += size[item] + gap
-    for sweep in range(4 * SWEEPS):
+    for sweep in range(2 * SWEEPS):
         for column in columns if sweep % 2 == 0 else reversed(columns):
             wish = [_mean([y[i] for i in before.get(item, []) + after.get(item, [])], y[item]) for item in column]
-            room = [(size[a] + size[b]) / 2 + gap for a, b in zip(column, column[1:], strict=False)]
+            room = [(size[a] + size[b]) / 2 + gap for a, b in pairwise(column)]
             y |= zip(column, _keep_apart(wish, room), strict=True)
     return y
 

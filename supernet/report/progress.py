@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
@@ -34,6 +33,7 @@ class Progress:
                 TextColumn("{task.fields[values]}"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
+                TextColumn("left"),
                 console=self._console,
             )
         self._log = log
@@ -86,7 +86,7 @@ class Progress:
     def _line(self, text: str) -> None:
         self._said = time.monotonic()
         if self._bar is not None:
-            self._console.print(escape(text), soft_wrap=True)
+            self._console.print(text, soft_wrap=True, markup=False, emoji=False)
         else:
             print(text, flush=True, file=sys.stdout)
         if self._log is not None:

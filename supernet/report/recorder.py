@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
+import struct
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
-
 from supernet.interfaces import State
+from supernet.runtime.signals import Interrupted
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -46,22 +50,30 @@ class Recorder:
         self._bytes = 0
         self._steps: dict[str, int] = {}
         self._laid_out: set[str] = set()
+        self._session = False
 
     def scalars(self, phase: str, values: Mapping[str, float], *, step: int, epoch: int) -> None:
-        """Record numbers of one moment: a line of JSON, and a point of each curve."""
-        line = json.dumps({"phase": phase, "epoch": epoch, "step": step, **values}) + "\n"
+        """Record numbers of one moment: a line of JSON (null where one is not finite), and a point of each curve."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        written = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = json.dumps({"phase": phase, "epoch": epoch, "step": step, **written}) + "\n"
         if self._file is None:
             self._file = self._open()
         self._bytes += self._file.write(line.encode())
         self._file.flush()
-        writer = self._writer(phase)
-        for name, value in values.items():
-            writer.add_scalar(TAGS.get(name, name), value, step)
+        # One event for all of them: hundreds of events, one for each operation and edge, take ten times as long.
+        points = [Summary.Value(tag=TAGS.get(name, name), simple_value=value) for name, value in values.items()]
+        self._events(phase).add_summary(Summary(value=points), step)
         self._steps[phase] = step
 
-    def image(self, phase: str, tag: str, image_HWC: np.ndarray[Any, Any], step: int) -> None:
-        """Record a picture, uint8."""
-        self._writer(phase).add_image(tag, image_HWC, step, dataformats="HWC")
+    def image(self, phase: str, tag: str, png: bytes, step: int) -> None:
+        """Record a picture."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
+        self._events(phase).add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def text(self, phase: str, tag: str, markdown: str, step: int) -> None:
         """Record text."""
@@ -77,22 +89,41 @@ class Recorder:
         """Open the session of the HParams tab, at the start, so that running and crashed runs show as well."""
         from torch.utils.tensorboard.summary import hparams
 
+        # TensorBoard keeps the first status that it reads of a run: what an interrupted process said is taken back.
+        for old in (self._run_dir / EVENTS).glob("events.out.tfevents.*"):
+            old.unlink()
         shown = {k: str(v) if isinstance(v, bool) else v for k, v in values.items()}  # booleans would show as 0
         experiment, start, _ = hparams(shown, dict.fromkeys(metrics, 0.0))
-        events = self._writer("")._get_file_writer()
+        events = self._events("")
         events.add_summary(experiment)
         events.add_summary(start)
         events.flush()
+        self._session = True
 
-    def finish(self, metrics: Mapping[str, float]) -> None:
-        """Close the session of the HParams tab with the final figures."""
-        from torch.utils.tensorboard.summary import hparams
+    def finish(self, metrics: Mapping[str, float], status: str = "SUCCESS") -> None:
+        """Close the session of the HParams tab with the final figures; ``status`` is "SUCCESS" or "FAILURE"."""
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
-        writer = self._writer("")
-        for name, value in metrics.items():
-            writer.add_scalar(name, value, 0)
-        writer._get_file_writer().add_summary(hparams({}, {})[2])
+        end = plugin_data_pb2.SessionEndInfo(status=api_pb2.Status.Value(f"STATUS_{status}"), end_time_secs=time.time())
+        content = plugin_data_pb2.HParamsPluginData(session_end_info=end, version=metadata.PLUGIN_DATA_VERSION)
+        plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=content.SerializeToString())
+        session = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=SummaryMetadata(plugin_data=plugin))
+        figures = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        self._events("").add_summary(Summary(value=[*figures, session]), 0)
+        self._session = False
         self.flush()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; an error ends the session as failed, an interruption leaves it open for the process that resumes."""
+        if self._session and kind is not None and not issubclass(kind, Interrupted):
+            self.finish({}, "FAILURE")
+        self.close()
 
     def flush(self) -> None:
         """Bring everything to the disk."""
@@ -116,14 +147,21 @@ class Recorder:
         return {"bytes": self._bytes, "steps": dict(self._steps)}
 
     def load_state_dict(self, state: State) -> None:
-        assert self._file is None, "a resume comes before the first write"
+        """Go on where a checkpoint stands: what was recorded after it is cut off at the next write."""
+        self.close()
         self._bytes, self._steps = state["bytes"], dict(state["steps"])
 
     def _open(self) -> BinaryIO:
         """``metrics.jsonl``, cut to what the checkpoint knows, also where the last line was torn."""
+        self._run_dir.mkdir(parents=True, exist_ok=True)
         path = self._run_dir / METRICS
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         file = path.open("r+b")
+        there = path.stat().st_size
+        if there < self._bytes:
+            logging.getLogger(__name__).warning("%s is shorter than when the checkpoint was written", path)
+            self._bytes = file.read().rfind(b"\n") + 1
         file.truncate(self._bytes)
         file.seek(self._bytes)
         return file
@@ -135,3 +173,7 @@ class Recorder:
             purge = self._steps.get(phase, -1) + 1
             self._writers[phase] = SummaryWriter(str(self._run_dir / EVENTS / phase), purge_step=purge)
         return self._writers[phase]
+
+    def _events(self, phase: str) -> Any:
+        """The writer below torch's, which takes summaries as they are."""
+        return self._writer(phase)._get_file_writer()

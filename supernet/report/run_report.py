@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from supernet.spaces.genotype import Genotype
 LARGEST_CONFUSION = 20
 """Classes up to which the confusion matrix is printed; ``report.json`` has it always."""
 
+CHAPTERS = ("method", "parts", "experiment", "space", "seed", "command", "genotype", "search", "child")
+"""Keys that have a place of their own in ``report.md``; the rest is the environment."""
+
 
 def write_report(run_dir: Path, report: dict[str, Any]) -> None:
     """Write both forms, each atomically. ``report`` is what ``supernet.run_summary.summary`` returns."""
-    write_atomic(run_dir / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    report = _finite(report)
     write_atomic(run_dir / "report.md", render(report))
+    write_atomic(run_dir / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 
 def render(report: dict[str, Any]) -> str:
@@ -39,8 +44,9 @@ def render(report: dict[str, Any]) -> str:
     if report["search"] is not None:
         parts += ["## Search", table(("", ""), _plain(report["search"]))]
     parts += ["## Child", table(("", ""), _plain(report["child"])), "## Test", *_test(report["child"]["test"])]
-    known = ("method", "parts", "experiment", "space", "seed", "command", "genotype", "search", "child")
-    parts += ["## Environment", table(("", ""), ((k, v) for k, v in report.items() if k not in known))]
+    environment = {k: v for k, v in report.items() if k not in CHAPTERS}
+    environment |= environment.pop("versions", {})
+    parts += ["## Environment", table(("", ""), environment.items())]
     return "\n\n".join(parts) + "\n"
 
 
@@ -70,7 +76,29 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    text = f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-    return text.replace("|", "\\|")
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4g}"
+        case int():
+            return f"{value:,}"
+    # Class names are names of folders, and may hold anything.
+    text = "".join(c if c.isprintable() else " " for c in str(value))
+    for character in "\\`*[<|":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what is not finite becomes null, rather than losing the report of a finished run."""
+    match value:
+        case dict():
+            return {k: _finite(v) for k, v in value.items()}
+        case list() | tuple():
+            return [_finite(v) for v in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value

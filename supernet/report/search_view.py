@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import io
+import math
+import textwrap
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from supernet.report.cell_layout import font, text_width
 from supernet.report.colours import INK, WHITE, blend, colour_of, ink_on
-from supernet.report.drawing import draw_cell_png
+from supernet.report.drawing import draw_cell_png, to_png
 from supernet.report.recorder import Recorder
 from supernet.spaces.genotype import Genotype
 from supernet.types import Group, Mixing
 
-ROW, COLUMN, HEADER = 22, 64, 96
+ROW, COLUMN, TITLE = 22, 37, 40
+"""Pixels. TensorBoard shrinks pictures wider than 350, without smoothing; a heat map of eight operations is not."""
+
+WRAP = 90
+"""Characters. TensorBoard cuts longer lines of text."""
+
 SKIP = "skip_connect"
 
 
@@ -36,10 +42,9 @@ def log_search(
         for n, row in enumerate(rows_NK):
             for name, share in zip(group.options, row, strict=True):
                 values[f"p_{group.name}/{edge_tag(group, n)}/{name}"] = share
-        recorder.image("search", f"p/{group.name}", heat_map(group, rows_NK), step)
-        drawing = draw_cell_png(cell, f"{group.name} cell, epoch {epoch + 1}")
-        recorder.image("search", f"cell/{group.name}", np.asarray(Image.open(io.BytesIO(drawing)).convert("RGB")), step)
-    recorder.text("search", "genotype", f"```\n{genotype}\n```", step)
+        recorder.image("search", f"p/{group.name}", heat_map_png(group, rows_NK, f"epoch {epoch + 1}"), step)
+        recorder.image("search", f"cell/{group.name}", draw_cell_png(cell, f"{group.name} cell", scale=1), step)
+    recorder.text("search", "genotype", "```\n" + "\n".join(textwrap.wrap(str(genotype), WRAP)) + "\n```", step)
     recorder.scalars("search", values, step=step, epoch=epoch)
 
 
@@ -68,32 +73,41 @@ def entropy(p_LNK: Tensor) -> float:
     return float(-p_LNK.xlogy(p_LNK).sum(dim=-1).mean())
 
 
-def heat_map(group: Group, rows_NK: Sequence[Sequence[float]]) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-    """p over edges (rows) and operations (columns) as an image, uint8 HWC: the fuller the colour, the larger the
-    share."""
-    left = round(max(text_width(group.label(n)) for n in range(group.decisions))) + 16
-    image = Image.new("RGB", (left + COLUMN * len(group.options) + 8, HEADER + ROW * group.decisions + 8), WHITE)
+def heat_map_png(group: Group, rows_NK: Sequence[Sequence[float]], title: str) -> bytes:
+    """p over edges (rows) and operations (columns) as a PNG.
+
+    A cell's colour is its operation's, as in drawings of cells; its strength is the square root of p, on a fixed scale,
+    so that epochs compare and differences near 1 / K show. Options that do not exist stay white.
+    """
+    header = round(max(map(text_width, group.options))) + TITLE
+    left = round(max(text_width(group.label(n)) for n in range(group.decisions))) + 12
+    image = Image.new("RGB", (left + COLUMN * len(group.options) + 4, header + ROW * group.decisions + 8), WHITE)
     pen = ImageDraw.Draw(image)
+    pen.text((8, 8), f"{group.name}: p, {title}", fill=INK, font=font(13))
     for k, name in enumerate(group.options):
-        _vertical(image, name, left + k * COLUMN + COLUMN // 2)
+        _vertical(image, name, left + k * COLUMN + COLUMN // 2, header - 6)
     for n, row in enumerate(rows_NK):
-        top = HEADER + n * ROW
-        pen.text((left - 8, top + ROW / 2), group.label(n), fill=INK, font=font(13), anchor="rm")
-        for k, (name, share) in enumerate(zip(group.options, row, strict=True)):
-            box = (left + k * COLUMN, top, left + (k + 1) * COLUMN - 2, top + ROW - 2)
-            if not group.mask_NK[n][k]:
-                continue
-            shade = blend(colour_of(name), min(max(share, 0.0), 1.0))
-            pen.rectangle(box, fill=shade)
-            middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-            pen.text(middle, f"{share:.2f}", fill=ink_on(shade), font=font(11), anchor="mm")
-    return np.asarray(image)
+        top = header + n * ROW
+        pen.text((left - 6, top + ROW / 2), group.label(n), fill=INK, font=font(13), anchor="rm")
+        for k in (k for k, exists in enumerate(group.mask_NK[n]) if exists):
+            x, share = left + k * COLUMN, row[k]
+            shade = blend(colour_of(group.options[k]), math.sqrt(min(max(share, 0.0), 1.0)))
+            pen.rectangle((x, top, x + COLUMN - 2, top + ROW - 2), fill=shade)
+            pen.bitmap((x, top), _number(f"{share:.2f}"), fill=ink_on(shade))
+    return to_png(image)
 
 
-def _vertical(image: Image.Image, text: str, middle: int) -> None:
-    """Write a column's name upwards, ending above the first row."""
-    width = round(text_width(text)) + 2
-    strip = Image.new("RGB", (width, 18), WHITE)
+@lru_cache(maxsize=128)  # setting the same hundred numbers anew takes most of the time of a heat map
+def _number(text: str) -> Image.Image:
+    """A number as a mask of the size of a cell."""
+    mask = Image.new("L", (COLUMN - 2, ROW - 2))
+    ImageDraw.Draw(mask).text((COLUMN / 2 - 1, ROW / 2 - 1), text, fill=255, font=font(12), anchor="mm")
+    return mask
+
+
+def _vertical(image: Image.Image, text: str, middle: int, bottom: int) -> None:
+    """Write a column's name upwards, beginning above the first row."""
+    strip = Image.new("RGB", (round(text_width(text)) + 2, 18), WHITE)
     ImageDraw.Draw(strip).text((0, 9), text, fill=INK, font=font(13), anchor="lm")
     turned = strip.rotate(90, expand=True)
-    image.paste(turned, (middle - 9, HEADER - 4 - turned.height))
+    image.paste(turned, (middle - 9, bottom - turned.height))
