@@ -39,6 +39,7 @@ def build_space(config: Config, task: ImageClassification) -> DartsSpace:
         child_cells=config.retrain.cells,
         auxiliary=config.retrain.auxiliary_weight > 0,
         statistics=config.search.statistics,
+        engine=config.engine,
     )
     return space
 

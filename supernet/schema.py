@@ -211,6 +211,7 @@ class Config:
     resume: str = choice("never", "never", "auto")
     device: str = worded("auto", r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, cuda or cuda:N")
     threads: int = ranged(0, ge=0)  # 0 leaves torch's own number
+    engine: str = choice("banked", "banked", "plain")  # how the supernet is computed; the mathematics is the same
     plugins: list[str] = listed()
     genotype: str | None = None
     task: Any = MISSING

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,3 +15,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def close_recorders() -> Iterator[None]:
+    """Close what a test's search has opened."""
+    yield
+    helpers = sys.modules.get("helpers")
+    while helpers is not None and helpers.OPEN:
+        helpers.OPEN.pop().close()

@@ -12,6 +12,7 @@ from supernet.loop import Services, run_epoch
 from supernet.report.progress import Progress
 from supernet.report.recorder import Recorder
 from supernet.runtime.signals import Interrupt
+from supernet.schema import Config
 from supernet.search import Search
 from supernet.tasks.images import ImageClassification
 
@@ -25,14 +26,25 @@ TINY = [
 """An experiment that takes a second or two."""
 
 
+OPEN: list[Recorder] = []
+"""Recorders of the running test; a fixture in conftest.py closes them."""
+
+
 def services(folder: Path) -> Services:
     """Real services that write below ``folder``."""
-    return Services(torch.device("cpu"), Recorder(folder), Progress(), Interrupt())
+    OPEN.append(Recorder(folder))
+    return Services(torch.device("cpu"), OPEN[-1], Progress(), Interrupt())
+
+
+def tiny_config(*overrides: str) -> Config:
+    """TINY with some of its keys overridden, and others given."""
+    merged = {text.split("=", 1)[0]: text for text in (*TINY, *overrides)}
+    return compose(list(merged.values()))
 
 
 def make_search(folder: Path, *overrides: str, task: ImageClassification | None = None) -> Search:
     """A search at its first step."""
-    config = compose([*TINY, *overrides, f"run_dir={folder}"])
+    config = tiny_config(*overrides, f"run_dir={folder}")
     task = task or build_task(config)
     return build_search(config, task, build_space(config, task), services(folder))
 

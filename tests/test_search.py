@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, make_search, run_epochs
+from helpers import make_search, run_epochs, tiny_config
 from planted import NEEDED, OPERATIONS, planted_task
 
-from supernet.config import compose
 from supernet.data.images import ImageData, Images
 from supernet.runtime.finite import NonFinite
 from supernet.spaces.ops import DARTS_OPERATIONS
@@ -18,7 +17,7 @@ from supernet.tasks.images import ImageClassification
 METHODS = sorted(p.stem for p in (Path(__file__).parent.parent / "conf" / "method").glob("*.yaml"))
 PLANTED = [
     "debug=none", "limit.images=null", "limit.steps=null", "space.nodes=1", "space.reductions=0", "search.cells=2",
-    "search.channels=8", "search.epochs=12", "search.batch=32", "search.lr=0.1", "search.alpha.lr=0.03",
+    "search.channels=8", "search.epochs=8", "search.batch=32", "search.lr=0.1", "search.alpha.lr=0.03",
 ]  # fmt: skip
 
 
@@ -72,17 +71,20 @@ class Untouchable:
     def __getattr__(self, name: str) -> object:
         raise AssertionError(f"the search looked at the test split ({name})")
 
+    def __len__(self) -> int:
+        raise AssertionError("the search looked at the test split (its length)")
+
 
 def test_the_search_never_sees_the_test_split(tmp_path: Path) -> None:
     task = small_task()
     object.__setattr__(task.data, "test", Untouchable())
     run_epochs(make_search(tmp_path, task=task))
     with pytest.raises(AssertionError, match="looked at the test split"):
-        task.test_loader(compose([*TINY, f"run_dir={tmp_path}"]), torch.device("cpu"))
+        task.test_loader(tiny_config(f"run_dir={tmp_path}"), torch.device("cpu"))
 
 
 def test_weights_and_alpha_learn_from_disjoint_halves_and_single_level_from_all(tmp_path: Path) -> None:
-    task, config = small_task(), compose([*TINY, f"run_dir={tmp_path}", "limit.steps=null"])
+    task, config = small_task(), tiny_config(f"run_dir={tmp_path}", "limit.steps=null")
     for split, share in ((True, 48), (False, 96)):
         loaders = task.search_loaders(config, torch.device("cpu"), split=split)
         indices = {name: set(loader._indices_N.tolist()) for name, loader in loaders.items()}

@@ -13,6 +13,7 @@ Victims are forked from one process that has imported everything, so a trial cos
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -115,6 +116,8 @@ def main() -> int:
     parser.add_argument("--overrides", nargs="*", default=DEFAULT)
     args = parser.parse_args()
     out, draw = args.out.resolve(), random.Random(args.seed)
+    for module in ("build", "run_summary", "report.run_report"):
+        importlib.import_module(f"supernet.{module}")
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)  # imports what the first optimiser imports
     shutil.rmtree(out, ignore_errors=True)
     start = time.monotonic()

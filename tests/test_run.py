@@ -1,0 +1,158 @@
+"""Whole runs: what they leave behind, how they go on after any end, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TINY, tiny_config
+from PIL import Image
+from safetensors import safe_open
+
+import supernet
+from supernet.errors import UserError
+from supernet.predict import main as predict
+from supernet.schema import Config
+from supernet.train import retrain, train
+
+ROOT = Path(__file__).parent.parent
+EXPECTED = {
+    "checkpoints", "child.safetensors", "config.yaml", "genotype.json", "metrics.jsonl", "normal.png", "normal.svg",
+    "reduce.png", "reduce.svg", "report.json", "report.md", "run.log", "tensorboard",
+}  # fmt: skip
+
+
+def config_for(folder: Path, *overrides: str) -> Config:
+    return tiny_config(f"run_dir={folder}", *overrides)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that went through."""
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    train(config_for(folder))
+    return folder
+
+
+def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == EXPECTED
+    report = json.loads((finished / "report.json").read_text())
+    assert {"method", "parts", "experiment", "space", "seed", "genotype", "search", "child", "device", "threads"} <= set(
+        report
+    )
+    assert {"epochs", "steps", "seconds", "valid_accuracy", "valid_loss"} <= set(report["search"])
+    assert {"params", "macs", "epochs", "seconds", "test"} <= set(report["child"])
+    test = report["child"]["test"]
+    assert {"accuracy", "precision", "recall", "f1", "loss", "top5", "per_class", "confusion"} <= set(test)
+    assert sum(map(sum, test["confusion"])) == sum(row["support"] for row in test["per_class"]) == 96
+    assert "Test accuracy" in (finished / "report.md").read_text()
+    phases = [json.loads(line)["phase"] for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert set(phases) == {"search", "retrain"}
+
+
+def test_the_child_can_be_used(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    child = supernet.load_child(finished)
+    assert child.classes == tuple("0123456789")
+    image = tmp_path / "digit.png"
+    Image.new("L", (16, 16), 90).save(image)
+    (probabilities,) = child.predict([image])
+    assert sum(probabilities.values()) == pytest.approx(1.0, abs=1e-5)
+    assert predict([f"run={finished}", str(image)]) == 0
+    assert capsys.readouterr().out.startswith(f"{image}\t{max(probabilities, key=probabilities.__getitem__)}\t")
+    with safe_open(finished / "child.safetensors", framework="pt") as file:
+        metadata = json.loads(file.metadata()["supernet_child"])
+    assert {"genotype", "classes", "size", "mean", "std"} <= set(metadata)
+
+
+@pytest.mark.parametrize("damage", ["missing", "garbage", "other"])
+def test_what_is_no_child_is_refused(damage: str, finished: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    if damage == "garbage":
+        (tmp_path / "child.safetensors").write_bytes((finished / "child.safetensors").read_bytes()[:1000])
+    if damage == "other":
+        save_file({"w": torch.zeros(1)}, tmp_path / "child.safetensors")
+    with pytest.raises(UserError, match=r"child\.safetensors"):
+        supernet.load_child(tmp_path)
+
+
+def test_retraining_by_itself_equals_the_end_of_a_search(finished: Path, tmp_path: Path) -> None:
+    retrain(config_for(tmp_path, f"genotype={finished / 'genotype.json'}"))
+    assert (tmp_path / "child.safetensors").read_bytes() == (finished / "child.safetensors").read_bytes()
+
+
+def test_a_finished_run_is_not_run_again(finished: Path) -> None:
+    before = (finished / "report.json").stat().st_mtime_ns
+    report = train(config_for(finished, "resume=auto"))
+    assert report == json.loads((finished / "report.json").read_text())
+    assert (finished / "report.json").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="already holds a run"):
+        train(config_for(finished))
+    with pytest.raises(UserError, match=r"space\.nodes: 2 -> 3"):
+        train(config_for(finished, "resume=auto", "space.nodes=3"))
+
+
+def test_a_genotype_belongs_to_retrain_and_a_search_to_train(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"supernet\.retrain"):
+        train(config_for(tmp_path, "genotype=DARTS_V2"))
+    with pytest.raises(UserError, match="genotype is missing"):
+        retrain(config_for(tmp_path))
+    with pytest.raises(UserError, match="DARTS_V2"):
+        retrain(config_for(tmp_path, "genotype=DARTS_V3"))
+
+
+def test_the_test_split_is_evaluated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from supernet.tasks.images import ImageClassification
+
+    calls = []
+    original = ImageClassification.test_loader
+    monkeypatch.setattr(ImageClassification, "test_loader", lambda *a: calls.append(1) or original(*a))
+    train(config_for(tmp_path / "run"))
+    assert len(calls) == 1
+
+
+def test_sigterm_writes_a_checkpoint_and_a_resume_ends_the_same(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stopped"
+    overrides = [t for t in TINY if not t.startswith("limit.epochs")]
+    command = [sys.executable, "-m", "supernet.train", *overrides, f"run_dir={folder}", "resume=auto", "method=darts"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not (folder / "config.yaml").exists():
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert list((folder / "checkpoints").rglob("step-*.pt")), output
+    again = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert (folder / "child.safetensors").read_bytes() == (finished / "child.safetensors").read_bytes()
+    assert (folder / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
+
+
+def kill_test(folder: Path, kills: int, *overrides: str) -> str:
+    command = [sys.executable, str(ROOT / "tools" / "kill_test.py"), str(folder), "--kills", str(kills)]
+    if overrides:
+        command += ["--overrides", *overrides]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_run_killed_and_resumed_is_identical_bit_for_bit(tmp_path: Path) -> None:
+    assert "0 not" in kill_test(tmp_path / "kills", 2, *TINY, "limit.epochs=2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("update", ["first_order", "unrolled", "single_level"])
+def test_every_update_resumes_bit_for_bit(update: str, tmp_path: Path) -> None:
+    overrides = ["search.statistics=running", "limit.epochs=2", f"update={update}"]
+    assert "0 not" in kill_test(tmp_path / "kills", 4, *TINY, *overrides)
