@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,11 +27,19 @@ def depthwise(
     mean_E = None
     if centred:
         channels, padding = weight_E1kk.shape[0], same_padding(weight_E1kk.shape[-1], dilation)
-        image_1EHW = tiled_BEHW.mean(0, keepdim=True).contiguous(memory_format=torch.channels_last)
-        mean_1EHW = F.conv2d(image_1EHW, weight_E1kk.detach(), None, stride, padding, dilation, channels)
+        mean_1EHW = F.conv2d(
+            mean_image(tiled_BEHW.detach()), weight_E1kk.detach(), None, stride, padding, dilation, channels
+        )
         mean_E = mean_1EHW.mean((0, 2, 3))
     z_BEHW: Tensor = _Depthwise.apply(x_BCHW, tiled_BEHW, weight_E1kk, mean_E, stride, dilation)
     return z_BEHW, mean_E
+
+
+def mean_image(x_BCHW: Tensor) -> Tensor:
+    """The mean over the batch, [1, C, H, W] in channels-last format; in rows, since a reduction of NCHW is slow."""
+    x_BHWC = x_BCHW.permute(0, 2, 3, 1)
+    mean = x_BHWC.reshape(x_BHWC.shape[0], -1).mean(0)
+    return mean.view(1, *x_BHWC.shape[1:]).permute(0, 3, 1, 2)
 
 
 def same_padding(kernel: int, dilation: int) -> int:
@@ -87,12 +96,58 @@ def input_gradient(
 def weight_gradient(
     g_BCHW: Tensor, x_BCHW: Tensor, weight_C1kk: Tensor, stride: int, padding: int, dilation: int
 ) -> Tensor:
-    """Gradient of a depthwise convolution's kernels."""
+    """Gradient of a depthwise convolution's kernels.
+
+    oneDNN has a kernel for this that is ten times as fast as its general one, but only for taps at most 3 wide that
+    are not dilated and padded by at most 1; at stride 1 the others are brought into that form.
+    """
+    if x_BCHW.device.type != "cpu" or stride != 1 or (dilation == 1 and weight_C1kk.shape[-1] <= 3):
+        return _library_gradient(g_BCHW, x_BCHW, weight_C1kk, stride, padding, dilation, 1)
+    if dilation == 2 and x_BCHW.shape[2] % 2 == 0 and x_BCHW.shape[3] % 2 == 0:
+        return _dilated_weight_gradient(g_BCHW, x_BCHW, weight_C1kk)
+    if dilation == 1 and weight_C1kk.shape[-1] == 5:
+        return _wide_weight_gradient(g_BCHW, x_BCHW, weight_C1kk)
     return _library_gradient(g_BCHW, x_BCHW, weight_C1kk, stride, padding, dilation, 1)
 
 
+def _dilated_weight_gradient(g_BCHW: Tensor, x_BCHW: Tensor, weight_C1kk: Tensor) -> Tensor:
+    """With dilation 2, pixels of even and odd rows and columns never meet: in channels-last format, half the columns
+    with twice the channels are the same memory; rows take a copy, to half the rows of twice the batch."""
+    channels, _, kernel, _ = weight_C1kk.shape
+    g, x = _phases(g_BCHW), _phases(x_BCHW)
+    gradient = weight_gradient(g, x, weight_C1kk.repeat(2, 1, 1, 1), 1, kernel // 2, 1)
+    return gradient.view(2, channels, 1, kernel, kernel).sum(0)
+
+
+def _phases(x_BCHW: Tensor) -> Tensor:
+    batch, channels, height, width = x_BCHW.shape
+    rows = x_BCHW.permute(0, 2, 3, 1).reshape(batch, height // 2, 2, width * channels).transpose(1, 2)
+    return rows.reshape(2 * batch, height // 2, width // 2, 2 * channels).permute(0, 3, 1, 2)
+
+
+def _wide_weight_gradient(g_BCHW: Tensor, x_BCHW: Tensor, weight_C1kk: Tensor) -> Tensor:
+    """5 columns of taps as the left 3 and the right 3 of them, the one in the middle twice.
+
+    The left taps see x with 2 columns of zeros before each row, the right ones with 2 columns after it: the same
+    memory, looked at from 2 columns earlier on.
+    """
+    batch, channels, height, width = x_BCHW.shape
+    shape = (batch, height + 4, width + 2, channels)
+    memory = x_BCHW.new_zeros(math.prod(shape) + 2 * channels)
+    left, right = (memory[i : i + math.prod(shape)].view(shape).permute(0, 3, 1, 2) for i in (0, 2 * channels))
+    right[:, :, 2:-2, :width].copy_(x_BCHW)
+    taps = [_library_gradient(g_BCHW, x, weight_C1kk[..., :3], 1, 0, 1, 1) for x in (left, right)]
+    return torch.cat([taps[0], taps[1][..., 1:]], dim=-1)
+
+
 def _library_gradient(
-    g_BCHW: Tensor, x_BCHW: Tensor, weight_C1kk: Tensor, stride: int, padding: int, dilation: int, which: int
+    g_BCHW: Tensor,
+    x_BCHW: Tensor,
+    weight_C1kk: Tensor,
+    stride: int,
+    padding: int | tuple[int, int],
+    dilation: int,
+    which: int,
 ) -> Tensor:
     mask = [which == 0, which == 1, False]
     gradient: Tensor = torch.ops.aten.convolution_backward(

@@ -45,7 +45,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Affine:
-    """What is known of the norms beforehand: gamma and β, stacked as [M, C] (None: 1 and 0), ε, and the running mean and
+    """What is known of the norms: gamma and β, stacked as [M, C] (None: 1 and 0), ε, and the running mean and
     variance where they are used instead of those of the batch."""
 
     eps: float
@@ -156,13 +156,6 @@ class Fold:
             S_MCC,
         )
 
-    def centring(self, mean_g_MC: Tensor) -> Tensor | None:
-        """- (mean g) A for every term that is normalised by the statistics of the batch, else 0."""
-        if self.norm.fixed is not None:
-            return None
-        c_MC = -(mean_g_MC[:, None] @ self.A_MCC)[:, 0]
-        return c_MC if self.identity_M1 is None else c_MC.masked_fill(self.identity_M1, 0.0)
-
 
 class SmallGradients(NamedTuple):
     """Gradients of W, p, gamma, β (None where there is none), and S."""
@@ -208,35 +201,34 @@ def _rows_of(t_nRC: Tensor, rows: tuple[int, ...]) -> Tensor:
 
 
 def _input_gradient(
-    term: Term, g_nRC: Tensor, z_nGC: Tensor, A: Tensor, c_MC: Tensor | None, S: Tensor | None
+    term: Term, g_nRC: Tensor, z_nGC: Tensor, off_RC: Tensor | None, A: Tensor, S: Tensor | None
 ) -> Tensor:
-    """dz = g A + c + z S for one term; summed over its rows where they share z."""
+    """dz = g A + z S for one term; summed over its rows where they share z. ``off``: what was taken off g."""
     n, _, channels = z_nGC.shape
-    A = A.to(g_nRC.dtype)
-    S = None if S is None or not term.normalised else S.to(g_nRC.dtype)
-    c_MC = None if c_MC is None or not term.normalised else c_MC.to(g_nRC.dtype)
+    if off_RC is not None:
+        constant = (off_RC[:, None] @ A)[:, 0].to(z_nGC.dtype)
+    A = A.to(z_nGC.dtype)
     if term.shared:
-        g_n = g_nRC.reshape(n, -1)
-        stacked = A.reshape(-1, channels)
-        if c_MC is None or S is None:
-            return (g_n @ stacked)[:, None]
-        return torch.addmm(c_MC.sum(0), g_n, stacked).addmm_(z_nGC[:, 0], S.sum(0))[:, None]
+        g, A = g_nRC.reshape(n, -1), A.reshape(-1, channels)
+        dz_nC = g @ A if off_RC is None else torch.addmm(constant.sum(0), g, A)
+        if S is not None and term.normalised:
+            dz_nC.addmm_(z_nGC[:, 0], S.sum(0).to(z_nGC.dtype))
+        return dz_nC[:, None]
     dz_nGC = z_nGC.new_empty(z_nGC.shape)
-    dz, g = dz_nGC.transpose(0, 1), g_nRC.transpose(0, 1)
-    if c_MC is None or S is None:
-        torch.bmm(g, A, out=dz)
-    else:
-        torch.baddbmm(c_MC[:, None], g, A, out=dz).baddbmm_(z_nGC.transpose(0, 1), S)
+    dz_GnC = dz_nGC.transpose(0, 1)
+    torch.bmm(g_nRC.transpose(0, 1), A, out=dz_GnC)
+    if S is not None:
+        dz_GnC.baddbmm_(z_nGC.transpose(0, 1), S.to(z_nGC.dtype))
     return dz_nGC
 
 
-def _outer(term: Term, g_nRC: Tensor, z_nGC: Tensor) -> Tensor:
+def _outer(term: Term, g_nRC: Tensor, z_nGC: Tensor, off_RC: Tensor | None) -> Tensor:
     """G of one term, [rows, C, C]."""
     if not term.shared:
         return inner(g_nRC, z_nGC)
     n, rows, channels = g_nRC.shape
-    outer = inner(g_nRC.reshape(n, 1, rows * channels), z_nGC)
-    return outer.view(rows, channels, channels)
+    outer = inner(g_nRC.reshape(n, 1, rows * channels), z_nGC).view(rows, channels, channels)
+    return outer if off_RC is None else outer + off_RC[..., None] * z_nGC.sum((0, 1))
 
 
 class _Mixture(torch.autograd.Function):
@@ -284,17 +276,13 @@ class _Mixture(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        z, fold = ctx.saved_tensors, ctx.fold
-        channels = fold.weight.shape[1]
-        g_nRC = by_pixel(torch.cat(grads[:-1], dim=1).contiguous(memory_format=torch.channels_last), channels)
-        sum_g_RC = g_nRC.sum(0, dtype=torch.promote_types(g_nRC.dtype, torch.float32))
-        sum_g_MC = torch.cat([_rows_of(sum_g_RC[None], term.rows)[0] for term in fold.terms]).double()
+        fold = ctx.fold
+        g_BEHW = torch.cat(grads[:-1], dim=1).contiguous(memory_format=torch.channels_last)
+        g_nRC = by_pixel(g_BEHW, fold.weight.shape[1])
+        sum_g_RC = _take_mean_off(g_nRC, fold)
+        sum_g_MC = torch.cat([_rows_of(sum_g_RC[None], term.rows)[0] for term in fold.terms])
         gs = [_rows_of(g_nRC, term.rows) for term in fold.terms]
-        return (
-            None,
-            None,
-            *_backward(fold, z, gs, sum_g_MC),
-        )
+        return (None, None, *_backward(fold, ctx.saved_tensors, gs, sum_g_MC))
 
 
 class _Hidden(torch.autograd.Function):
@@ -332,28 +320,35 @@ class _Hidden(torch.autograd.Function):
         fold = ctx.fold
         count = len(fold.terms)
         z, hs = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        channels = fold.weight.shape[1]
-        gs = [
-            by_pixel(torch.ops.aten.threshold_backward(g.contiguous(memory_format=torch.channels_last), h, 0), channels)
-            for g, h in zip(grads[:-1], hs, strict=True)
-        ]
-        sum_g_MC = torch.cat([g.sum(0, dtype=torch.promote_types(g.dtype, torch.float32)) for g in gs]).double()
-        weight, _, *rest = _backward(fold, z, gs, sum_g_MC)
+        gs, sums = [], []
+        for g_BCHW, h_BCHW in zip(grads[:-1], hs, strict=True):
+            g_BCHW = g_BCHW.contiguous(memory_format=torch.channels_last)
+            gs.append(by_pixel(torch.ops.aten.threshold_backward(g_BCHW, h_BCHW, 0), fold.weight.shape[1]))
+            sums.append(_take_mean_off(gs[-1], fold))
+        weight, _, *rest = _backward(fold, z, gs, torch.cat(sums))
         return (None, weight, *rest)
 
 
+def _take_mean_off(g_nRC: Tensor, fold: Fold) -> Tensor:
+    """Sum g over the pixels, and centre it in place where the statistics are those of the batch."""
+    sum_RC = g_nRC.sum(0, dtype=torch.promote_types(g_nRC.dtype, torch.float32))
+    if fold.norm.fixed is None:
+        g_nRC -= (sum_RC / fold.n).to(g_nRC.dtype)
+    return sum_RC.double()
+
+
 def _backward(fold: Fold, z: Sequence[Tensor], gs: Sequence[Tensor], sum_g_MC: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of (W, p, gamma, β, norm, *z)."""
+    """Gradients of (W, p, gamma, β, norm, *z); ``gs`` are centred where the statistics are those of the batch."""
     channels = fold.weight.shape[1]
     flat = [by_pixel(z_BCHW, channels) for z_BCHW in z]
-    outer_MCC = torch.cat([_outer(t, g, z_nGC) for t, g, z_nGC in zip(fold.terms, gs, flat, strict=True)])
+    mean_g = _split(sum_g_MC / fold.n, fold.terms)
+    # An identity wants g as it was.
+    off = [None if t.normalised or fold.norm.fixed is not None else m for t, m in zip(fold.terms, mean_g, strict=True)]
+    outer_MCC = torch.cat([_outer(*each) for each in zip(fold.terms, gs, flat, off, strict=True)])
     small = fold.backward(outer_MCC, sum_g_MC)
-    c_MC = fold.centring(sum_g_MC / fold.n)
-    count = len(fold.terms)
-    cs = [None] * count if c_MC is None else _split(c_MC, fold.terms)
-    Ss = [None] * count if small.S_MCC is None else _split(small.S_MCC, fold.terms)
+    Ss = [None] * len(off) if small.S_MCC is None else _split(small.S_MCC, fold.terms)
     dz = [
         as_images(_input_gradient(*each), z_BCHW)
-        for z_BCHW, *each in zip(z, fold.terms, gs, flat, _split(fold.A_MCC, fold.terms), cs, Ss, strict=True)
+        for z_BCHW, *each in zip(z, fold.terms, gs, flat, off, _split(fold.A_MCC, fold.terms), Ss, strict=True)
     ]
     return (small.weight_MCC, small.p_M, small.scale_MC, small.shift_MC, None, *dz)
