@@ -85,10 +85,11 @@ def inner(u_nGC: Tensor, v_nGC: Tensor) -> Tensor:
     Summed in slices, and the slices in float64: errors of rounding then average out instead of growing with n. A slice
     is every k-th pixel, so that slices and blocks together are one batch of a batched product without a copy.
     """
-    n, blocks, _ = u_nGC.shape
+    n, blocks, channels = v_nGC.shape
     if u_nGC.dtype not in (torch.float32, torch.float64):
         u_nGC, v_nGC = u_nGC.float(), v_nGC.float()
-    k = math.gcd(n, 64) if u_nGC.is_contiguous() and v_nGC.is_contiguous() else 1
+    few = 1 << max(0, (n // (8 * channels)).bit_length() - 1)  # so that the slices' products stay smaller than z
+    k = math.gcd(n, min(few, 64)) if u_nGC.is_contiguous() and v_nGC.is_contiguous() else 1
     if k > 1:
         u_nGC = u_nGC.view(n // k, k * blocks, -1)
         v_nGC = v_nGC.view(n // k, k * blocks, -1)
