@@ -11,6 +11,7 @@ from supernet.loop import Services
 from supernet.mixer import Mixer
 from supernet.registry import build
 from supernet.retraining import Retraining
+from supernet.runtime.compute import compile_in_place
 from supernet.runtime.random import reseed
 from supernet.schema import Config
 from supernet.search import Search, SearchParts
@@ -40,6 +41,7 @@ def build_space(config: Config, task: ImageClassification) -> DartsSpace:
         auxiliary=config.retrain.auxiliary_weight > 0,
         statistics=config.search.statistics,
         engine=config.engine,
+        memory_format=config.memory_format,
     )
     return space
 
@@ -49,6 +51,8 @@ def build_search(config: Config, task: ImageClassification, space: DartsSpace, s
     modifiers: dict[str, Modifier] = {name: build("modifier", node) for name, node in config.modifier.items()}
     reseed(config.seed, "search/init")
     net = space.build_supernet().to(services.device)
+    if config.compile:
+        compile_in_place(net)
     mixer = Mixer(
         space.groups,
         build("relaxation", config.relaxation),
@@ -69,7 +73,10 @@ def build_retraining(
 ) -> Retraining:
     """The retraining of a genotype; it starts the same whether a search came before it or not."""
     reseed(config.seed, "retrain/init")
-    return Retraining(config, task, space.build_child(genotype).to(services.device), services)
+    child = space.build_child(genotype).to(services.device)
+    if config.compile:
+        compile_in_place(child)
+    return Retraining(config, task, child, services)
 
 
 def count_parameters(net: nn.Module) -> int:

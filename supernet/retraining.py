@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from supernet.evaluate import eval_mode, loss_and_accuracy, predict
 from supernet.interfaces import State
 from supernet.loop import Job, Services, Stream, cosine
+from supernet.runtime.compute import autocast
 from supernet.runtime.distributed import sync_grads
 from supernet.runtime.random import reseed
 from supernet.schema import Config
@@ -52,7 +53,8 @@ class Retraining(Job):
 
         reseed(self.config.seed, "retrain", self.step)
         batch = self.batches.batch(self.step)
-        result = self.task.step(net, batch, None, auxiliary_weight=settings.auxiliary_weight)
+        with autocast(self.services.device, self.config.precision):
+            result = self.task.step(net, batch, None, auxiliary_weight=settings.auxiliary_weight)
         result.loss.backward()
         sync_grads([w.grad for w in self.weights if w.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.weights, settings.grad_clip)

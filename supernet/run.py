@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from supernet.loop import Job, Services, run_job
 from supernet.report.progress import Progress
 from supernet.report.recorder import Recorder
 from supernet.runtime.checkpoint import Checkpoints
+from supernet.runtime.compute import set_deterministic
 from supernet.runtime.device import environment, pick_device, same_bits, set_threads
 from supernet.runtime.files import write_atomic
 from supernet.runtime.signals import Interrupt
@@ -28,6 +30,7 @@ from supernet.schema import Config
 CONFIG_FILE = "config.yaml"
 LOG_FILE = "run.log"
 FIGURES = ("test/accuracy", "test/loss", "test/f1")
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 
 
 @dataclass
@@ -49,6 +52,7 @@ class Run:
         found = checkpoints.load_newest()
         if found is not None:
             state, path = found
+            compare(from_yaml(state["config"], source=str(path)), self.config)  # a file from another run, say
             self._restore(job, state)
             self.services.progress.message(f"resuming the {job.phase} from {path.name} ({self._position(job)})")
         header: State = {"phase": job.phase, "config": to_yaml(self.config), "environment": self.environment}
@@ -81,13 +85,24 @@ def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
 
 @contextmanager
 def open_run(config: Config, directory: Path) -> Iterator[Run]:
-    """The surroundings of a run in its directory, which :func:`check_resume` has allowed."""
+    """The surroundings of a run in its directory, which :func:`check_resume` has allowed.
+
+    Raises UserError where the disk is full or not writable; what was written whole stays, so the run can go on.
+    """
     set_threads(config.threads)
+    set_deterministic(config.deterministic)
     device = pick_device(config.device)
     write_atomic(directory / CONFIG_FILE, to_yaml(config))
-    with Interrupt() as interrupt, Progress(directory / LOG_FILE) as progress, Recorder(directory) as recorder:
-        recorder.hparams(hyperparameters(config), FIGURES)
-        yield Run(config, directory, Services(device, recorder, progress, interrupt), environment(device))
+    try:
+        with Interrupt() as interrupt, Progress(directory / LOG_FILE) as progress, Recorder(directory) as recorder:
+            recorder.hparams(hyperparameters(config), FIGURES)
+            yield Run(config, directory, Services(device, recorder, progress, interrupt), environment(device))
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise UserError(
+            f"cannot write in {directory} ({error.strerror}): make room or choose another run_dir; resume=auto goes on"
+        ) from error
 
 
 def finished(config: Config, directory: Path) -> dict[str, Any] | None:

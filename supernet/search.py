@@ -26,6 +26,7 @@ from supernet.interfaces import (
 from supernet.loop import Job, Services, Stream, cosine
 from supernet.mixer import Mixer
 from supernet.report.search_view import log_search
+from supernet.runtime.compute import autocast
 from supernet.runtime.distributed import sync_grads
 from supernet.runtime.finite import check_finite
 from supernet.runtime.random import reseed
@@ -92,7 +93,8 @@ class Search(Job):
         def run(phase: Phase, p: Mixing) -> StepResult:
             # Every pass of a phase draws alike, so that the passes of a finite difference differ in weights only.
             reseed(self.config.seed, f"search/{phase}", step)
-            result = parts.task.step(parts.net, self.batches[phase].batch(step), p, self.carry[phase])
+            with autocast(self.services.device, self.config.precision):
+                result = parts.task.step(parts.net, self.batches[phase].batch(step), p, self.carry[phase])
             self.next_carry[phase] = result.carry
             return result
 
@@ -143,7 +145,7 @@ class Search(Job):
     def evaluate(self) -> dict[str, float]:
         """Loss and accuracy of the mean p on the part of the training split that alpha learns from."""
         p = self.parts.mixer.mean("evaluate", step=self.step, progress=self.progress)
-        with eval_mode(self.parts.net):
+        with eval_mode(self.parts.net), autocast(self.services.device, self.config.precision):
             logits_BK, y_B = predict(
                 lambda x: self.parts.net(x, p), self.evaluation.epoch(0), self.services.interrupt.check
             )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def train(config: Config, run_dir: Path | None = None) -> dict[str, Any]:
-    """Search, derive, retrain, test; returns what ``report.json`` holds. ``run_dir`` is ``config.run_dir`` unless given."""
+    """Search, derive, retrain, test, in ``run_dir`` (``config.run_dir`` unless given); returns what ``report.json`` holds."""
     run_dir = run_dir or Path(config.run_dir)
     from supernet.build import build_search, build_space, build_task
     from supernet.run import finished, open_run

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from safetensors import safe_open
 import supernet
 from supernet.errors import UserError
 from supernet.predict import main as predict
+from supernet.report.recorder import Recorder
 from supernet.schema import Config
 from supernet.train import retrain, train
 
@@ -44,9 +47,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == EXPECTED
     report = json.loads((finished / "report.json").read_text())
-    assert {"method", "parts", "experiment", "space", "seed", "genotype", "search", "child", "device", "threads"} <= set(
-        report
-    )
+    assert {
+        "method",
+        "parts",
+        "experiment",
+        "space",
+        "seed",
+        "genotype",
+        "search",
+        "child",
+        "device",
+        "threads",
+    } <= set(report)
     assert {"epochs", "steps", "seconds", "valid_accuracy", "valid_loss"} <= set(report["search"])
     assert {"params", "macs", "epochs", "seconds", "test"} <= set(report["child"])
     test = report["child"]["test"]
@@ -97,6 +109,32 @@ def test_a_finished_run_is_not_run_again(finished: Path) -> None:
         train(config_for(finished))
     with pytest.raises(UserError, match=r"space\.nodes: 2 -> 3"):
         train(config_for(finished, "resume=auto", "space.nodes=3"))
+
+
+def test_a_checkpoint_of_another_space_is_refused(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(config_for(folder, "space.nodes=1"))
+    (folder / "report.json").unlink()
+    for file in (folder / "checkpoints" / "search").iterdir():
+        file.unlink()
+    for file in (finished / "checkpoints" / "search").iterdir():
+        shutil.copy(file, folder / "checkpoints" / "search")
+    with pytest.raises(UserError, match=r"space\.nodes: 2 -> 1"):
+        train(config_for(folder, "space.nodes=1", "resume=auto"))
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_the_run_can_go_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "scalars", full)
+        with pytest.raises(UserError, match=r"No space left on device.*resume=auto"):
+            train(config_for(tmp_path / "run"))
+    train(config_for(tmp_path / "run", "resume=auto"))
+    assert (tmp_path / "run" / "child.safetensors").read_bytes() == (finished / "child.safetensors").read_bytes()
 
 
 def test_a_genotype_belongs_to_retrain_and_a_search_to_train(tmp_path: Path) -> None:

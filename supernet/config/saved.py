@@ -19,7 +19,7 @@ from supernet.schema import Config
 FREE = {"run_dir", "resume", "plugins", "task.root", "task.download", "task.workers"}
 """Keys that may change on resume: they say where things are and how fast they come, not what is computed."""
 
-INEXACT = {"device", "engine", "threads", "task.resident_mb"}
+INEXACT = {"device", "engine", "threads", "memory_format", "compile", "deterministic", "task.resident_mb"}
 """Keys that may change on resume, at the price of results that are no longer identical to the last bit."""
 
 

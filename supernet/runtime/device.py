@@ -54,7 +54,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
         "cpu": _cpu_model(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if cuda else device.type,
-        "cudnn": int(torch.backends.cudnn.version() or 0) if cuda else 0,  # type: ignore[no-untyped-call]
+        "cudnn": int(torch.backends.cudnn.version() or 0) if cuda else 0,
         "threads": torch.get_num_threads(),
     }
 

@@ -47,7 +47,7 @@ class Cell(nn.Module):
         self.preprocess0, self.preprocess1 = preprocess
         self.edges = nn.ModuleList(edge.module for edge in edges)
         self.concat = tuple(concat)
-        self.states = 1 + max(concat)
+        self.states = 1 + max(*concat, *(edge.target for edge in edges))
         # Not modules: they refer to the modules registered above, so that every engine has the same state_dict keys.
         self._fan_outs = [make_fan_out([e for e in edges if e.source == s]) for s in range(self.states)]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from supernet.errors import UserError
 from supernet.interfaces import SearchSpace
+from supernet.runtime.compute import MEMORY_FORMATS
 from supernet.schema import DartsConfig
 from supernet.spaces.banks import BankedFanOut
 from supernet.spaces.cell import (
@@ -51,7 +52,8 @@ class DartsSpace(SearchSpace):
     child_cells: int = 20
     auxiliary: bool = True
     statistics: str = "batch"
-    engine: str = "plain"
+    engine: str = "banked"
+    memory_format: str = "channels_last"
 
     def __post_init__(self) -> None:
         for name in self.operations:
@@ -128,7 +130,7 @@ class Supernet(nn.Module):
         norm = Norm(affine=False, track=space.statistics == "running")
         groups = {group.name: group for group in space.groups}
         make_fan_out = ENGINES[space.engine]
-        self._banked = space.engine == "banked"
+        self._memory_format = MEMORY_FORMATS[space.memory_format]
 
         def build_cell(kind: str, preprocess: tuple[nn.Module, nn.Module], channels: int) -> Cell:
             group = groups[kind]
@@ -144,8 +146,7 @@ class Supernet(nn.Module):
 
     def forward(self, x_BCHW: Tensor, p: Mixing) -> Tensor:
         """``logits_BK`` over classes."""
-        if self._banked:  # the plain modules are left in the format of the published code
-            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        x_BCHW = x_BCHW.contiguous(memory_format=self._memory_format)
         outputs = self.stack.features(x_BCHW, [p[kind].at(place) for kind, place in self._places])
         return self.stack.classify(outputs[-1])
 
@@ -157,6 +158,7 @@ class Child(nn.Module):
         super().__init__()
         frame = space._child_frame
         norm = Norm(affine=True, track=True)
+        self._memory_format = MEMORY_FORMATS[space.memory_format]
         for kind in set(frame.kinds()) - set(genotype.cells):
             raise UserError(f"the genotype has no {kind} cell, which a network of {frame.cells} cells needs")
 
@@ -178,6 +180,7 @@ class Child(nn.Module):
 
     def forward(self, x_BCHW: Tensor, drop_path: float = 0.0) -> Tensor | tuple[Tensor, Tensor]:
         """``logits_BK``; in training ``(logits_BK, auxiliary_BK)`` where there is an auxiliary head."""
+        x_BCHW = x_BCHW.contiguous(memory_format=self._memory_format)
         outputs = self.stack.features(x_BCHW, [drop_path] * len(self.stack.cells))
         logits_BK = self.stack.classify(outputs[-1])
         if self.training and self.auxiliary is not None:
