@@ -72,6 +72,15 @@ def distance(a: Found, b: Found) -> float:
     return worst
 
 
+def root_mean_square(a: Found, b: Found) -> dict[str, float]:
+    """Relative differences in the mean: of float32, since rounding now and then turns a single ReLU on or off."""
+    return {
+        key: ((value.double() - b[key].double()).norm() / b[key].double().norm().clamp_min(1e-6)).item()
+        for key, value in a.items()
+        if value is not None
+    }
+
+
 def both(edges: list[CellEdge], x: Tensor, p: CellMixing) -> tuple[Found, Found]:
     twin = copy.deepcopy(edges)
     return run(BankedFanOut(edges), edges, x, p), run(plain_fan_out(twin), twin, x, p)
@@ -139,7 +148,7 @@ def test_an_operation_of_the_user_runs_beside_the_banked_ones() -> None:
         del OPERATIONS["square"]
 
 
-@pytest.mark.parametrize("scale", ["normal", "mean"])
+@pytest.mark.parametrize("scale", ["normal", "mean", "correlated"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_float32_is_as_precise_as_the_plain_modules(stride: int, scale: str) -> None:
     torch.manual_seed(0)
@@ -165,7 +174,8 @@ def test_float32_is_as_precise_as_the_plain_modules(stride: int, scale: str) -> 
     exact_twins = copy.deepcopy(exact_edges)
     exact = run(plain_fan_out(exact_twins), exact_twins, x, p)
     banked, plain = both(edges, x.float(), CellMixing(p.op_NK.float(), p.mask_NK))
-    assert distance(banked, exact) < 5 * distance(plain, exact) + 1e-5
+    ours, theirs = root_mean_square(banked, exact), root_mean_square(plain, exact)
+    assert {key: (ours[key], theirs[key]) for key in ours if ours[key] > 10 * theirs[key] + 1e-5} == {}
 
 
 @pytest.mark.parametrize(
@@ -180,8 +190,9 @@ def test_gradients_of_a_depthwise_convolution(geometry: tuple[int, int, int], si
     tiled = torch.cat([x, x], 1).contiguous(memory_format=torch.channels_last)
     plain = nn.functional.conv2d(tiled, weight, None, stride, dilation * (kernel // 2), dilation, 6)
     g = torch.randn_like(plain)
-    banked, mean = depthwise(x, tiled.detach(), weight, stride, dilation, True)
-    assert mean is not None
+    banked, mean, left = depthwise(x, tiled.detach(), weight, stride, dilation, True)
+    assert mean is not None and left is not None
+    assert not left.any()
     torch.testing.assert_close(mean, plain.mean((0, 2, 3)))
     torch.testing.assert_close(banked + mean[:, None, None], plain)
     expected = torch.autograd.grad(plain, (x, weight), g)

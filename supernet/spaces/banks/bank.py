@@ -12,10 +12,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from supernet.spaces.banks.features import Features, Group, follow, stack_weights
+from supernet.spaces.banks.features import Features, Group, follow, norms_of, stack_weights
 from supernet.spaces.banks.fold import Term, mixture
 from supernet.spaces.banks.kinds import recognise
-from supernet.spaces.banks.norms import gather
 from supernet.spaces.cell import CellEdge, MixedOp
 from supernet.types import CellMixing
 
@@ -73,13 +72,13 @@ def evaluate(groups: Sequence[Group], x_BCHW: Tensor, p: CellMixing) -> dict[int
         place = {row: i for i, row in enumerate(rows)}
         products = Features(x_BCHW).products(groups)
         terms = [
-            Term(tuple(place[row] for row in product.rows), product.shared, product.normalised) for product in products
+            Term(tuple(place[row] for row in product.rows), product.shared, product.pointwise, product.normalised)
+            for product in products
         ]
-        normed = [here for product in products for here in product.normed]
         weight_MCC = stack_weights(products)
         p_M = gather_p(p, [option for product in products for option in product.options])
         y, var_MC = mixture(
-            terms, len(rows), [product.z for product in products], weight_MCC, p_M, gather(normed, weight_MCC)
+            terms, len(rows), [product.z for product in products], weight_MCC, p_M, norms_of(products, weight_MCC)
         )
         follow(products, weight_MCC, var_MC)
     return dict(zip(rows, y, strict=True))

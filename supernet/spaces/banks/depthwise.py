@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -12,34 +13,52 @@ from torch import Tensor
 
 def depthwise(
     x_BCHW: Tensor, tiled_BEHW: Tensor, weight_E1kk: Tensor, stride: int, dilation: int, centred: bool
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Convolve x with M depthwise kernels at once; where ``centred``, take the mean off every channel of the result.
 
     ``weight_E1kk`` holds M kernels for each of the C channels, kernel by kernel (E = M * C), and ``tiled_BEHW`` is x
-    repeated M times, so that kernels of several kinds share one copy. Convolution and mean are linear, so that the
-    mean of the result is known before it exists, from the mean image of the batch: it goes in as the bias of the
-    convolution, free of charge, and what comes out is centred: that is what keeps the Gram matrix of :mod:`.fold`
-    precise.
+    repeated M times, so that kernels of several kinds share one copy. The mean goes in as the bias of the convolution,
+    free of charge, and what comes out is centred: that is what keeps the Gram matrix of :mod:`.fold` precise.
 
-    Returns z_BEHW and what was taken off, mean_E. The mean counts as a constant in the backward pass, which is exact
-    for what follows, a batch norm, whose output does not depend on it.
+    Returns z_BEHW, what was taken off, and the mean that is left because of rounding, both in float64 and per channel.
+    The mean counts as a constant in the backward pass, which is exact for what follows, a batch norm, whose output does
+    not depend on it.
     """
-    mean_E = None
+    bias_E = taken_E = left_E = None
     if centred:
-        channels, padding = weight_E1kk.shape[0], same_padding(weight_E1kk.shape[-1], dilation)
-        mean_1EHW = F.conv2d(
-            mean_image(tiled_BEHW.detach()), weight_E1kk.detach(), None, stride, padding, dilation, channels
-        )
-        mean_E = mean_1EHW.mean((0, 2, 3))
-    z_BEHW: Tensor = _Depthwise.apply(x_BCHW, tiled_BEHW, weight_E1kk, mean_E, stride, dilation)
-    return z_BEHW, mean_E
+        mean_E = convolved_mean(x_BCHW.detach(), weight_E1kk.detach(), stride, dilation)
+        bias_E = -mean_E.to(x_BCHW.dtype)
+        taken_E = -bias_E.double()
+        left_E = mean_E - taken_E
+    z_BEHW: Tensor = _Depthwise.apply(x_BCHW, tiled_BEHW, weight_E1kk, bias_E, stride, dilation)
+    return z_BEHW, taken_E, left_E
 
 
-def mean_image(x_BCHW: Tensor) -> Tensor:
-    """The mean over the batch, [1, C, H, W] in channels-last format; in rows, since a reduction of NCHW is slow."""
+def convolved_mean(x_BCHW: Tensor, weight_E1kk: Tensor, stride: int, dilation: int) -> Tensor:
+    """The mean over batch and pixels of a depthwise convolution, in float64, without the convolution.
+
+    Both are linear: every tap contributes its weight times the sum of those pixels of the mean image that it reads,
+    R X Rᵀ with the rows and columns that each tap reads.
+    """
+    _, channels, height, width = x_BCHW.shape
+    kernel = weight_E1kk.shape[-1]
     x_BHWC = x_BCHW.permute(0, 2, 3, 1)
-    mean = x_BHWC.reshape(x_BHWC.shape[0], -1).mean(0)
-    return mean.view(1, *x_BHWC.shape[1:]).permute(0, 3, 1, 2)
+    dtype = torch.promote_types(x_BCHW.dtype, torch.float32)
+    image_HWC = x_BHWC.reshape(x_BHWC.shape[0], -1).mean(0, dtype=dtype).view(height, width, channels).double()
+    rows_kH = _reads(height, kernel, stride, dilation, x_BCHW.device)
+    columns_kW = _reads(width, kernel, stride, dilation, x_BCHW.device)
+    window_Ckk = rows_kH @ image_HWC.permute(2, 0, 1) @ columns_kW.mT
+    sum_MC = (weight_E1kk.double().view(-1, channels, kernel, kernel) * window_Ckk).sum((2, 3))
+    return sum_MC.flatten() / (-(-height // stride) * -(-width // stride))
+
+
+@functools.lru_cache(maxsize=256)
+def _reads(size: int, kernel: int, stride: int, dilation: int, device: torch.device) -> Tensor:
+    """Which of ``size`` positions each tap reads in all: [kernel, size], of 0 and 1."""
+    tap_k1 = (torch.arange(kernel)[:, None] - kernel // 2) * dilation
+    output_kH = torch.arange(size) - tap_k1
+    reads_kH = (output_kH >= 0) & (output_kH < size) & (output_kH % stride == 0)
+    return reads_kH.to(device, torch.float64)
 
 
 def same_padding(kernel: int, dilation: int) -> int:
@@ -54,7 +73,7 @@ class _Depthwise(torch.autograd.Function):
         x_BCHW: Tensor,
         tiled_BEHW: Tensor,
         weight_E1kk: Tensor,
-        mean_E: Tensor | None,
+        bias_E: Tensor | None,
         stride: int,
         dilation: int,
     ) -> Tensor:
@@ -62,7 +81,6 @@ class _Depthwise(torch.autograd.Function):
         padding = same_padding(weight_E1kk.shape[-1], dilation)
         ctx.save_for_backward(tiled_BEHW, weight_E1kk)
         ctx.geometry = (x_BCHW.shape, stride, padding, dilation)
-        bias_E = None if mean_E is None else -mean_E
         return F.conv2d(tiled_BEHW, weight_E1kk, bias_E, stride, padding, dilation, channels)
 
     @staticmethod

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from supernet.spaces.banks.depthwise import depthwise
-from supernet.spaces.banks.fold import Term, hidden
+from supernet.spaces.banks.fold import Affine, Term, hidden
 from supernet.spaces.banks.kinds import Block, Chain, Known, Pool, Reduce, Skip
 from supernet.spaces.banks.norms import Normed, gather, track, uses_batch, whole
 from supernet.spaces.ops import shift
@@ -28,7 +28,8 @@ class Group:
 @dataclass
 class Product:
     """One pointwise product for each of ``rows``: its input z, the mean taken off z (None: none was), W as pieces to be
-    concatenated to [rows * C, C], and the norms; p is that of ``options``."""
+    concatenated to [rows * C, C], and the norms; p is that of ``options``; ``left`` is the mean left on z by rounding;
+    ``shared`` and ``pointwise`` are those of :class:`.fold.Term`."""
 
     rows: list[int]
     options: list[tuple[int, int]]
@@ -37,6 +38,8 @@ class Product:
     weights: list[Tensor]
     normed: list[Normed]
     shared: bool = False
+    pointwise: bool = True
+    left: Tensor | None = None
 
     @property
     def normalised(self) -> bool:
@@ -49,6 +52,21 @@ def stack_weights(products: Sequence[Product]) -> Tensor:
     return weight.view(-1, weight.shape[1], weight.shape[1])
 
 
+def norms_of(products: Sequence[Product], weight_MCC: Tensor) -> Affine:
+    """What is known of the norms of all products."""
+    norm = gather([here for product in products for here in product.normed], weight_MCC)
+    if all(product.left is None for product in products):
+        return norm
+    channels = weight_MCC.shape[1]
+    left = [
+        weight_MCC.new_zeros(len(product.rows), channels, dtype=torch.float64)
+        if product.left is None
+        else product.left.view(-1, channels)
+        for product in products
+    ]
+    return replace(norm, left_MC=torch.cat(left))
+
+
 def follow(products: Sequence[Product], weight_MCC: Tensor, var_MC: Tensor) -> None:
     """Update the running statistics of all norms that track them."""
     normed = [here for product in products for here in product.normed]
@@ -59,8 +77,8 @@ def follow(products: Sequence[Product], weight_MCC: Tensor, var_MC: Tensor) -> N
     for product in products:
         rows = len(product.rows)
         mean = weight_MCC.new_zeros(1, channels) if product.mean is None else product.mean.view(-1, channels)
-        means.append(mean.to(weight_MCC.dtype).expand(rows, -1))
-    mean_MC = (weight_MCC.detach() @ torch.cat(means)[..., None])[..., 0]
+        means.append(mean.double().expand(rows, -1))
+    mean_MC = (weight_MCC.detach().double() @ torch.cat(means)[..., None])[..., 0]
     z = products[0].z
     track(normed, mean_MC, var_MC, z.numel() // z.shape[1])
 
@@ -110,7 +128,11 @@ class Features:
             eye = torch.eye(channels, dtype=torch.promote_types(self.x.dtype, torch.float32), device=self.x.device)
             none = Normed(None, 0, channels, channels)
             rows = len(group.rows)
-            return [Product(group.rows, group.options, self.x, None, [eye] * rows, [none] * rows, shared=True)]
+            return [
+                Product(
+                    group.rows, group.options, self.x, None, [eye] * rows, [none] * rows, shared=True, pointwise=False
+                )
+            ]
         if isinstance(first, Pool):
             return [self._pool(group, first)]
         return self._reduction(group)
@@ -120,7 +142,9 @@ class Features:
         z_BCHW, mean_C = _centred(first.pool(self.x), uses_batch(norms[0]))
         eye = torch.eye(z_BCHW.shape[1], dtype=torch.promote_types(z_BCHW.dtype, torch.float32), device=z_BCHW.device)
         normed = [whole(norm) for norm in norms]
-        return Product(group.rows, group.options, z_BCHW, mean_C, [eye] * len(norms), normed, shared=True)
+        return Product(
+            group.rows, group.options, z_BCHW, mean_C, [eye] * len(norms), normed, shared=True, pointwise=False
+        )
 
     def _reduction(self, group: Group) -> list[Product]:
         """Two products for each factorized reduction, one for each of its convolutions; their sum is its output."""
@@ -164,10 +188,12 @@ def _product(group: Group, stage: int, x_BCHW: Tensor, tiled_BEHW: Tensor) -> Pr
     _, stride, dilation = blocks[0].geometry
     weight_E1kk = torch.cat([block.depthwise.weight for block in blocks]).to(x_BCHW.dtype)
     centred = uses_batch(blocks[0].norm)
-    z_BCHW, mean_E = depthwise(x_BCHW, tiled_BEHW, weight_E1kk, stride, dilation, centred)
+    z_BCHW, taken_E, left_E = depthwise(x_BCHW, tiled_BEHW, weight_E1kk, stride, dilation, centred)
     weights = [block.pointwise.weight for block in blocks]
     normed = [whole(block.norm) for block in blocks]
-    return Product(group.rows, group.options, z_BCHW, mean_E, weights, normed)
+    # What a later stage reads is normalised, so that the mean left on its z is nothing.
+    left_E = left_E if stage == 0 else None
+    return Product(group.rows, group.options, z_BCHW, taken_E, weights, normed, left=left_E)
 
 
 def next_stage(group: Group, stage: int, h_BCHW: Tensor) -> Product:
@@ -179,7 +205,7 @@ def activate(products: Sequence[Product]) -> list[Tensor]:
     """relu(BN(W z)) of all products."""
     terms = [Term(tuple(range(len(product.rows)))) for product in products]
     weight_MCC = stack_weights(products)
-    norm = gather([here for product in products for here in product.normed], weight_MCC)
+    norm = norms_of(products, weight_MCC)
     h, var_MC = hidden(terms, [product.z for product in products], weight_MCC, norm)
     follow(products, weight_MCC, var_MC)
     return h

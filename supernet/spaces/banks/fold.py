@@ -13,8 +13,10 @@ gradient of the sum and G = gᵀz, the chain rule gives
     dv = -½ da·a·r²        (v_o the variance)                         dW = diag(a) G + 2 diag(dv) W V
     dz = (g - mean g) A + z S,    S = 2/n Wᵀ diag(dv) W
 
-All small matrices of all operations and edges of a bank are stacked along M, and computed in float64: where W cancels
-most of z, a variance in float32 would be left with the rounding errors of V.
+The norm's own output never exists, autograd keeps z alone, and the norms of all operations cost one small product each,
+WV = yᵀz / n with y = Wz, which passes through memory once. (V would do without y. But where W cancels most of z, the
+rounding errors of V, squared, would be all that is left of the variance; those of WV are not squared.) All small
+matrices of all operations and edges of a bank are stacked along M, and computed in float64.
 
 Letters: M operations times edges, R edges of the bank (rows), n pixels of the batch, C channels, in and out.
 """
@@ -35,23 +37,26 @@ class Term:
     """One operation of a bank: for which rows it is evaluated.
 
     ``shared``: one z serves all rows (a pool; the same features, other weights p), else z holds a block of C channels
-    for each row. ``normalised``: a batch norm follows (not for an identity).
+    for each row. ``pointwise``: there is a W (not for a pool, whose W is 1). ``normalised``: a batch norm follows (not
+    for an identity).
     """
 
     rows: tuple[int, ...]
     shared: bool = False
+    pointwise: bool = True
     normalised: bool = True
 
 
 @dataclass(frozen=True)
 class Affine:
     """What is known of the norms: gamma and β, stacked as [M, C] (None: 1 and 0), ε, and the running mean and
-    variance where they are used instead of those of the batch."""
+    variance where they are used instead of those of the batch. ``left``: the mean that is left on z, from rounding."""
 
     eps: float
     scale_MC: Tensor | None = None
     shift_MC: Tensor | None = None
     fixed: tuple[Tensor, Tensor] | None = None
+    left_MC: Tensor | None = None
 
 
 def mixture(
@@ -101,7 +106,13 @@ class Fold:
     """The small matrices of one bank, in float64: everything of the module's docstring that has no pixels."""
 
     def __init__(
-        self, terms: Sequence[Term], z: Sequence[Tensor], weight_MCC: Tensor, p_M: Tensor | None, norm: Affine
+        self,
+        terms: Sequence[Term],
+        z: Sequence[Tensor],
+        y: Sequence[Tensor],
+        weight_MCC: Tensor,
+        p_M: Tensor | None,
+        norm: Affine,
     ) -> None:
         self.terms, self.norm = terms, norm
         self.n = z[0].shape[0]
@@ -111,8 +122,7 @@ class Fold:
         if norm.fixed is None:
             if self.n == 1:
                 raise ValueError("Expected more than 1 value per channel when training, as in any batch norm")
-            covariance = torch.cat([_covariance(term, z_nGC) for term, z_nGC in zip(terms, z, strict=True)])
-            self.weight_cov = self.weight @ covariance
+            self.weight_cov = torch.cat([_weighted_covariance(*each) for each in zip(terms, y, z, strict=True)])
             self.var_MC = (self.weight_cov * self.weight).sum(-1)
         else:
             self.var_MC = norm.fixed[1].double()
@@ -121,6 +131,8 @@ class Fold:
             self.r_MC = self.r_MC.masked_fill(self.identity_M1, 1.0)
         a_MC = self.r_MC if norm.scale_MC is None else self.r_MC * norm.scale_MC
         b_MC = None if norm.fixed is None else -a_MC * norm.fixed[0]
+        if norm.left_MC is not None:
+            b_MC = -a_MC * (self.weight @ norm.left_MC[..., None])[..., 0]
         if norm.shift_MC is not None:
             b_MC = norm.shift_MC.double() if b_MC is None else b_MC + norm.shift_MC
         self.a_MC = self._times_p(a_MC)
@@ -168,11 +180,28 @@ class SmallGradients(NamedTuple):
     S_MCC: Tensor | None
 
 
-def _covariance(term: Term, z_nGC: Tensor) -> Tensor:
+def _weighted_covariance(term: Term, y_nRC: Tensor, z_nGC: Tensor) -> Tensor:
+    """WV of one term, [rows, C, C]."""
     n, _, channels = z_nGC.shape
+    rows = len(term.rows)
     if not term.normalised:
-        return torch.zeros(len(term.rows), channels, channels, dtype=torch.float64, device=z_nGC.device)
-    return (inner(z_nGC, z_nGC) / n).expand(len(term.rows), -1, -1)
+        return torch.zeros(rows, channels, channels, dtype=torch.float64, device=z_nGC.device)
+    return (_outer(term, y_nRC, z_nGC, None) / n).expand(rows, -1, -1)
+
+
+def _products(terms: Sequence[Term], z: Sequence[Tensor], weight_MCC: Tensor) -> list[Tensor]:
+    """y = Wz of every term, [n, rows, C]; z itself where there is no W."""
+    products = []
+    for term, z_nGC, weight in zip(terms, z, _split(weight_MCC.mT.to(z[0].dtype), terms), strict=True):
+        if not term.pointwise:
+            products.append(z_nGC)
+            continue
+        n, _, channels = z_nGC.shape
+        rows = len(term.rows)
+        y_nRC = z_nGC.new_empty(n, rows, channels)
+        torch.bmm(z_nGC.transpose(0, 1).expand(rows, -1, -1), weight, out=y_nRC.transpose(0, 1))
+        products.append(y_nRC)
+    return products
 
 
 def _identities(terms: Sequence[Term], device: torch.device) -> Tensor | None:
@@ -247,33 +276,23 @@ class _Mixture(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         channels = weight_MCC.shape[1]
         flat = [by_pixel(z_BCHW, channels) for z_BCHW in z]
-        fold = Fold(terms, flat, weight_MCC, p_M, norm)
-        y_RnC = z[0].new_empty(rows, fold.n, channels)
-        begun: set[int] = set()
-        A_MCC = fold.A_MCC.mT.to(y_RnC.dtype)
-        for term, z_nGC, A in zip(terms, flat, _split(A_MCC, terms), strict=True):
-            for i, first, length in _runs(term.rows):
-                z_GnC = z_nGC.transpose(0, 1)
-                z_GnC = z_GnC.expand(length, -1, -1) if term.shared else z_GnC[i : i + length]
-                out = y_RnC[first : first + length]
-                if not begun.intersection(range(first, first + length)):
-                    torch.bmm(z_GnC, A[i : i + length], out=out)
-                else:
-                    for row in range(first, first + length):
-                        if row not in begun:
-                            y_RnC[row].zero_()
-                    out.baddbmm_(z_GnC, A[i : i + length])
-                begun.update(range(first, first + length))
+        products = _products(terms, flat, weight_MCC)
+        fold = Fold(terms, flat, products, weight_MCC, p_M, norm)
+        y_nRC = z[0].new_zeros(fold.n, rows, channels)
         if fold.b_MC is not None:
-            b_RC = fold.b_MC.new_zeros(rows, channels)
-            index = torch.tensor([row for term in terms for row in term.rows], device=b_RC.device)
-            y_RnC += b_RC.index_add_(0, index, fold.b_MC)[:, None].to(y_RnC.dtype)
+            index = torch.tensor([row for term in terms for row in term.rows], device=y_nRC.device)
+            y_nRC += fold.b_MC.new_zeros(rows, channels).index_add_(0, index, fold.b_MC).to(y_nRC.dtype)
+        for term, term_nRC, a_RC in zip(terms, products, _split(fold.a_MC.to(y_nRC.dtype), terms), strict=True):
+            for i, first, length in _runs(term.rows):
+                part = term_nRC[:, i : i + length] if term.pointwise else term_nRC
+                y_nRC[:, first : first + length].addcmul_(part, a_RC[i : i + length])
         ctx.save_for_backward(*z)
         ctx.fold = fold
         var_MC = fold.var_MC
         ctx.mark_non_differentiable(var_MC)
         batch, _, height, width = z[0].shape
-        return (*(y.view(batch, height, width, channels).permute(0, 3, 1, 2) for y in y_RnC.unbind()), var_MC)
+        y_BHWRC = y_nRC.view(batch, height, width, rows, channels)
+        return (*(y_BHWC.permute(0, 3, 1, 2) for y_BHWC in y_BHWRC.unbind(3)), var_MC)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
@@ -299,16 +318,15 @@ class _Hidden(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         channels = weight_MCC.shape[1]
         flat = [by_pixel(z_BCHW, channels) for z_BCHW in z]
-        fold = Fold(terms, flat, weight_MCC, None, norm)
-        bs = [None] * len(terms) if fold.b_MC is None else _split(fold.b_MC.to(z[0].dtype), terms)
+        products = _products(terms, flat, weight_MCC)
+        fold = Fold(terms, flat, products, weight_MCC, None, norm)
+        dtype = z[0].dtype
+        bs = [None] * len(terms) if fold.b_MC is None else _split(fold.b_MC.to(dtype), terms)
         hs = []
-        for z_BCHW, z_nGC, A, b in zip(z, flat, _split(fold.A_MCC.mT.to(z[0].dtype), terms), bs, strict=True):
-            h_nGC = z_nGC.new_empty(z_nGC.shape)
-            h_GnC = h_nGC.transpose(0, 1)
-            if b is None:
-                torch.bmm(z_nGC.transpose(0, 1), A, out=h_GnC)
-            else:
-                torch.baddbmm(b[:, None], z_nGC.transpose(0, 1), A, out=h_GnC)
+        for z_BCHW, h_nGC, a, b in zip(z, products, _split(fold.a_MC.to(dtype), terms), bs, strict=True):
+            h_nGC *= a
+            if b is not None:
+                h_nGC += b
             hs.append(as_images(h_nGC.relu_(), z_BCHW))
         ctx.save_for_backward(*z, *hs)
         ctx.fold = fold
