@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,7 +74,7 @@ def distance(a: Found, b: Found) -> float:
 
 
 def root_mean_square(a: Found, b: Found) -> dict[str, float]:
-    """Relative differences in the mean: of float32, since rounding now and then turns a single ReLU on or off."""
+    """Relative differences in the mean."""
     return {
         key: ((value.double() - b[key].double()).norm() / b[key].double().norm().clamp_min(1e-6)).item()
         for key, value in a.items()
@@ -151,8 +152,16 @@ def test_an_operation_of_the_user_runs_beside_the_banked_ones() -> None:
 @pytest.mark.parametrize("scale", ["normal", "mean", "correlated"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_float32_is_as_precise_as_the_plain_modules(stride: int, scale: str) -> None:
-    torch.manual_seed(0)
-    exact_edges = make_edges(3, 8, stride, Norm(False, True))
+    """The median over draws: rounding now and then turns a ReLU on or off, in one engine as in the other."""
+    found = [rounding_errors(seed, stride, scale) for seed in range(5)]
+    ours, theirs = (statistics.median(errors) for errors in zip(*found, strict=True))
+    assert ours < 3 * theirs
+
+
+def rounding_errors(seed: int, stride: int, scale: str) -> tuple[float, float]:
+    """The largest relative error of float32, of the banked and of the plain engine."""
+    torch.manual_seed(seed)
+    exact_edges = make_edges(2, 8, stride, Norm(False, True))
     x = torch.randn(16, 8, 16, 16, dtype=torch.float64)
     if scale == "mean":
         x = x + 30.0
@@ -164,7 +173,7 @@ def test_float32_is_as_precise_as_the_plain_modules(stride: int, scale: str) -> 
                     module.weight.data -= module.weight.data.mean(1, keepdim=True)
                 elif isinstance(module, nn.Conv2d):
                     module.weight.data[:] = module.weight.data[:1]
-    p = random_p(3, 8)
+    p = random_p(2, 8)
     edges = copy.deepcopy(exact_edges)
     for edge in exact_edges:
         edge.module.double()
@@ -174,8 +183,7 @@ def test_float32_is_as_precise_as_the_plain_modules(stride: int, scale: str) -> 
     exact_twins = copy.deepcopy(exact_edges)
     exact = run(plain_fan_out(exact_twins), exact_twins, x, p)
     banked, plain = both(edges, x.float(), CellMixing(p.op_NK.float(), p.mask_NK))
-    ours, theirs = root_mean_square(banked, exact), root_mean_square(plain, exact)
-    assert {key: (ours[key], theirs[key]) for key in ours if ours[key] > 10 * theirs[key] + 1e-5} == {}
+    return max(root_mean_square(banked, exact).values()), max(root_mean_square(plain, exact).values())
 
 
 @pytest.mark.parametrize(
@@ -232,7 +240,7 @@ def mixing(space: DartsSpace, alpha: Sequence[Tensor], step: int, sampled: bool)
     return Mixing(groups)
 
 
-@pytest.mark.parametrize("nodes", [1, 2, 4])
+@pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("sampled", [False, True])
 def test_fifty_steps_of_a_search(nodes: int, sampled: bool) -> None:
     torch.manual_seed(0)
@@ -244,7 +252,7 @@ def test_fifty_steps_of_a_search(nodes: int, sampled: bool) -> None:
         alpha = [a.clone().requires_grad_() for a in start]
         optimiser = torch.optim.SGD(net.parameters(), 0.05, 0.9, weight_decay=3e-3)
         alpha_optimiser = torch.optim.Adam(alpha, 3e-3, (0.5, 0.999), weight_decay=1e-3)
-        for step in range(50 if nodes < 4 else 10):
+        for step in range(50):
             generator = torch.Generator().manual_seed(step)
             x = torch.randn(6, 1, 8, 8, generator=generator, dtype=torch.float64)
             y = torch.randint(0, 3, (6,), generator=generator)
