@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from supernet.data.images import check_size
+from supernet.errors import UserError
 from supernet.interfaces import Modifier
 from supernet.loop import Services
 from supernet.mixer import Mixer
@@ -23,12 +24,14 @@ from supernet.tasks.images import ImageClassification
 def build_task(config: Config) -> ImageClassification:
     """Read the data of the task."""
     task: ImageClassification = build("task", config.task, limit=config.limit.images)
+    task.retrain_loaders(config, torch.device("cpu"))  # refuses now what would otherwise come out after the search
     return task
 
 
 def build_space(config: Config, task: ImageClassification) -> DartsSpace:
     """The search space, with its networks sized for the task."""
     check_size(task.data.train.size, config.space.reductions)
+    _check_cells(config)
     space: DartsSpace = build(
         "space",
         config.space,
@@ -44,6 +47,21 @@ def build_space(config: Config, task: ImageClassification) -> DartsSpace:
         memory_format=config.memory_format,
     )
     return space
+
+
+def _check_cells(config: Config) -> None:
+    """Refuse depths with fewer reduction cells than asked for, and searches without a kind that the child has."""
+    reductions, cells = config.space.reductions, {"retrain.cells": config.retrain.cells}
+    if config.genotype is None:
+        cells["search.cells"] = config.search.cells
+    for key, count in cells.items():
+        if count < reductions:
+            raise UserError(f"{key}={count}: it must be at least space.reductions={reductions}")
+    if cells.get("search.cells") == reductions < config.retrain.cells:
+        raise UserError(
+            f"search.cells={reductions}: with space.reductions={reductions} all its cells are reduction cells, "
+            f"and retrain.cells={config.retrain.cells} needs normal ones; set search.cells to at least {reductions + 1}"
+        )
 
 
 def build_search(config: Config, task: ImageClassification, space: DartsSpace, services: Services) -> Search:

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from supernet.data.loader import Loader
 from supernet.interfaces import State
 from supernet.report.progress import Progress
 from supernet.report.recorder import Recorder
 from supernet.runtime.checkpoint import Checkpoints
-from supernet.runtime.finite import FiniteWatch
+from supernet.runtime.finite import FiniteWatch, check_finite
 from supernet.runtime.signals import Interrupt, Interrupted
 from supernet.types import Batch
 
@@ -43,7 +43,9 @@ class Meter:
 
     def add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
-            value = value.detach().double()
+            value = value.detach().to(
+                torch.float32 if value.device.type == "mps" else torch.float64
+            )  # Metal has no more
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.steps += 1
 
@@ -65,6 +67,8 @@ class Job(ABC):
     phase: str
     epochs: int
     steps_per_epoch: int
+    weights: list[nn.Parameter]
+    valid: dict[str, float]
 
     def __init__(self, services: Services) -> None:
         self.services = services
@@ -104,6 +108,12 @@ class Job(ABC):
     @abstractmethod
     def load_state_dict(self, state: State) -> None: ...
 
+    @torch.no_grad()
+    def vital(self) -> dict[str, Tensor]:
+        """What must be finite in a checkpoint: the last step's effect on the weights shows in no loss of a step yet."""
+        figures = {f"validation {name}": torch.tensor(value) for name, value in self.valid.items()}
+        return {"norm of the weights": nn.utils.get_total_norm(self.weights), **figures}
+
     def position(self) -> State:
         """The bookkeeping of the loop."""
         return {
@@ -134,6 +144,7 @@ def run_job(job: Job, checkpoints: Checkpoints, header: State) -> None:
         now = time.monotonic()
         job.seconds, clock = job.seconds + now - clock, now
         job.finite.check(f"of the {job.phase}")
+        check_finite(job.vital(), f"after step {job.step} of the {job.phase}")
         services.recorder.flush()
         state = {"parts": job.state_dict(), "position": job.position(), "recorder": services.recorder.state_dict()}
         checkpoints.save({**header, **state}, job.step)

@@ -48,6 +48,8 @@ class Run:
 
     def job(self, job: Job) -> None:
         """Run a job to its end, from its newest valid checkpoint where the run resumes."""
+        # Written when a job begins: a mistake found until then leaves a directory that can be used again.
+        write_atomic(self.directory / CONFIG_FILE, to_yaml(self.config))
         checkpoints = Checkpoints(self.directory / "checkpoints" / job.phase)
         found = checkpoints.load_newest()
         if found is not None:
@@ -92,7 +94,7 @@ def open_run(config: Config, directory: Path) -> Iterator[Run]:
     set_threads(config.threads)
     set_deterministic(config.deterministic)
     device = pick_device(config.device)
-    write_atomic(directory / CONFIG_FILE, to_yaml(config))
+    directory.mkdir(parents=True, exist_ok=True)
     try:
         with Interrupt() as interrupt, Progress(directory / LOG_FILE) as progress, Recorder(directory) as recorder:
             recorder.hparams(hyperparameters(config), FIGURES)

@@ -78,7 +78,9 @@ def command(config: Config) -> str:
     if not HydraConfig.initialized():
         return "started from Python; every value is in config.yaml"
     module = "train" if config.genotype is None else "retrain"
-    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(("run_dir=", "resume="))]
+    given = HydraConfig.get().overrides
+    overrides = [o for o in given.task if not o.startswith(("run_dir=", "resume="))]
+    overrides += [o for o in given.hydra if o.startswith("hydra.searchpath=")]  # --config-dir
     return shlex.join(["python", "-m", f"supernet.{module}", *overrides])
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def train(config: Config, run_dir: Path | None = None) -> dict[str, Any]:
-    """Search, derive, retrain, test, in ``run_dir`` (``config.run_dir`` unless given); returns what ``report.json`` holds."""
+    """Search, derive, retrain, test, in ``run_dir`` (else ``config.run_dir``); returns what ``report.json`` holds."""
     run_dir = run_dir or Path(config.run_dir)
     from supernet.build import build_search, build_space, build_task
     from supernet.run import finished, open_run
@@ -74,7 +74,10 @@ def finish(
     from supernet.run_summary import child_spec, summary
     from supernet.runtime.files import write_atomic
 
-    write_atomic(run.directory / "genotype.json", json.dumps(genotype.to_json(), indent=1) + "\n")
+    path, text = run.directory / "genotype.json", json.dumps(genotype.to_json(), indent=1) + "\n"
+    if path.exists() and path.read_text() != text:  # genotype=FILE, whose content may have changed
+        raise UserError(f"{path} is another genotype than the one to retrain: choose another run_dir for a new run")
+    write_atomic(path, text)
     write_drawings(genotype, run.directory)
     retraining = build_retraining(run.config, task, space, genotype, run.services)
     run.job(retraining)

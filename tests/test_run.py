@@ -20,10 +20,13 @@ from safetensors import safe_open
 
 import supernet
 from supernet.errors import UserError
+from supernet.evaluate import predict as evaluate
 from supernet.predict import main as predict
 from supernet.report.recorder import Recorder
+from supernet.runtime.finite import NonFinite
 from supernet.schema import Config
 from supernet.train import retrain, train
+from supernet.types import Batch
 
 ROOT = Path(__file__).parent.parent
 EXPECTED = {
@@ -121,6 +124,49 @@ def test_a_checkpoint_of_another_space_is_refused(finished: Path, tmp_path: Path
         shutil.copy(file, folder / "checkpoints" / "search")
     with pytest.raises(UserError, match=r"space\.nodes: 2 -> 1"):
         train(config_for(folder, "space.nodes=1", "resume=auto"))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("retrain.cutout=8", r"retrain\.cutout=8 .* 8 x 8"),
+        ("retrain.batch=97", r"retrain\.batch=97 is larger than the 96 images"),
+        ("search.batch=49", r"search\.batch=49 is larger than the 48 images"),
+        ("search.cells=1", r"search\.cells=1: it must be at least space\.reductions=2"),
+        ("search.cells=2", r"search\.cells=2: .* set search\.cells to at least 3"),
+        ("retrain.cells=1", r"retrain\.cells=1: it must be at least"),
+        ("space.operations=[none]", r"space\.operations=\[none\]"),
+    ],
+)
+def test_what_could_only_fail_after_the_search_is_refused_before_it(override: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        train(config_for(tmp_path, override, "limit.batch=null"))
+    assert not (tmp_path / "config.yaml").exists(), "the directory can be used again"
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_weights_that_explode_in_the_last_step_of_an_epoch_are_in_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(NonFinite, match="after step 1 of the search"):
+        train(config_for(tmp_path, "search.lr=1e30", "search.grad_clip=1e30", "limit.steps=1"))
+    assert not list(tmp_path.rglob("step-*.pt"))
+    assert not (tmp_path / "genotype.json").exists()
+
+
+def test_a_genotype_file_that_changed_is_not_resumed_with(finished: Path, tmp_path: Path) -> None:
+    file, folder = tmp_path / "mine.json", tmp_path / "run"
+    file.write_text((finished / "genotype.json").read_text())
+    retrain(config_for(folder, f"genotype={file}"))
+    (folder / "report.json").unlink()
+    changed = json.loads(file.read_text())
+    changed["normal"][0] = ["skip_connect", 1 - changed["normal"][0][1]]
+    file.write_text(json.dumps(changed))
+    with pytest.raises(UserError, match=r"genotype\.json is another genotype"):
+        retrain(config_for(folder, f"genotype={file}", "resume=auto"))
+
+
+def test_bf16_reports_the_loss_in_full(tmp_path: Path) -> None:
+    logits_BK, _ = evaluate(lambda x: x.bfloat16(), [Batch(torch.randn(4, 3), torch.zeros(4, dtype=torch.int64))])
+    assert logits_BK.dtype == torch.float32
 
 
 def test_a_disk_that_fills_up_is_one_sentence_and_the_run_can_go_on(

@@ -59,6 +59,8 @@ class DartsSpace(SearchSpace):
         for name in self.operations:
             if name not in OPERATIONS:
                 raise UserError(f"space.operations: no operation is named {name!r}", valid=OPERATIONS, got=name)
+        if set(self.operations) <= {"none"}:
+            raise UserError("space.operations=[none]: a genotype needs an operation other than none", valid=OPERATIONS)
 
     @property
     def groups(self) -> tuple[Group, ...]:
