@@ -126,7 +126,7 @@ def load_child(run: str | Path) -> LoadedChild:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, Any] = file.metadata() or {}
             spec = ChildSpec.from_json(metadata[METADATA])
-            validate(spec.genotype, OPERATIONS)
+            validate(spec.genotype, OPERATIONS, f"{path} (operations of your own need plugins=[MODULE], or its import)")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         loaded = LoadedChild(spec)
         loaded.net.load_state_dict(state)

@@ -43,9 +43,8 @@ class Meter:
 
     def add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
-            value = value.detach().to(
-                torch.float32 if value.device.type == "mps" else torch.float64
-            )  # Metal has no more
+            widest = torch.float32 if value.device.type == "mps" else torch.float64  # Metal has no float64
+            value = value.detach().to(widest)
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.steps += 1
 

@@ -10,6 +10,7 @@ from supernet.errors import UserError
 USAGE = """python -m supernet.predict run=DIR IMAGE...
 
 Classify images with the child that a run has trained: DIR is the run's directory.
+A child with operations of your own needs the modules that register them: 'plugins=[my_package.parts]'.
 Prints, for each image, its name, the most probable class and its probability, separated by tabs.
 In Python: supernet.load_child(DIR).predict(FILES)."""
 
@@ -34,8 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0 if arguments else 2
     runs = [a.removeprefix("run=") for a in arguments if a.startswith("run=")]
-    files = [a for a in arguments if not a.startswith("run=")]
+    plugins = [a for a in arguments if a.startswith("plugins=")]
+    files = [a for a in arguments if not a.startswith(("run=", "plugins="))]
     try:
+        if plugins:
+            from supernet.config.overrides import import_plugins, parse, plugins_named
+
+            import_plugins(plugins_named(parse(plugins)))
         if len(runs) != 1 or not files:
             raise UserError("give one run=DIR and at least one image: python -m supernet.predict run=DIR IMAGE...")
         for file, name, probability in predict(runs[0], files):

@@ -86,6 +86,32 @@ def test_the_child_can_be_used(finished: Path, tmp_path: Path, capsys: pytest.Ca
     assert {"genotype", "classes", "size", "mean", "std"} <= set(metadata)
 
 
+def test_a_child_with_operations_of_ones_own_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_operations.py").write_text(
+        "from torch import nn\nfrom supernet.spaces.ops import register_operation\n"
+        "register_operation('own', lambda channels, stride, norm: nn.Conv2d(channels, channels, 1, stride))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    genotype, image = tmp_path / "own.json", tmp_path / "digit.png"
+    cell = [["own", 0], ["skip_connect", 1]]
+    genotype.write_text(json.dumps({"normal": cell, "normal_concat": [2], "reduce": cell, "reduce_concat": [2]}))
+    Image.new("L", (8, 8), 90).save(image)
+    retrain(config_for(tmp_path / "run", f"genotype={genotype}", "plugins=[own_operations]"))
+    from supernet.spaces.ops import OPERATIONS
+
+    own = OPERATIONS.pop("own")  # as in a new process
+    capsys.readouterr()
+    assert predict([f"run={tmp_path / 'run'}", str(image)]) == 2
+    assert "plugins=[MODULE]" in capsys.readouterr().err
+    OPERATIONS["own"] = own
+    try:
+        assert predict([f"run={tmp_path / 'run'}", "plugins=[own_operations]", str(image)]) == 0
+    finally:
+        del OPERATIONS["own"]
+
+
 @pytest.mark.parametrize("damage", ["missing", "garbage", "other"])
 def test_what_is_no_child_is_refused(damage: str, finished: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file

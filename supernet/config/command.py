@@ -55,6 +55,11 @@ def entry(run: RunFunction) -> Callable[..., None]:
             sys.exit(failed.exit_code)
         except (UserError, KeyboardInterrupt) as error:
             sys.exit(_report(error))
+        except BrokenPipeError:  # the reader of `--cfg job | head` has seen enough
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # or Python complains when it flushes at exit
+            sys.exit(1)
 
     return main
 
@@ -66,14 +71,14 @@ def _command(run: RunFunction, arguments: Sequence[str]) -> None:
     args = _parse_arguments(arguments)
     if args.help:
         with hydra_ready():
-            print(help_text(run))
+            print(help_text(run), flush=True)
         return
     if args.hydra_help or args.shell_completion:
         _hand_over(run, arguments)
         return
     plan = preflight(args.overrides, multirun=args.multirun)
     if args.cfg == "job" and args.package is None:
-        print("\n---\n".join(to_yaml(config).rstrip() for config in plan.jobs.values()))
+        print("\n---\n".join(to_yaml(config).rstrip() for config in plan.jobs.values()), flush=True)
     elif args.cfg is not None or args.info is not None:
         flags = [text for text in arguments if text not in args.overrides]
         _hand_over(run, [*plan.overrides, *flags])
