@@ -50,7 +50,10 @@ class Meter:
 
     def means(self) -> dict[str, float]:
         """Mean over the steps."""
-        return {name: float(value) / max(self.steps, 1) for name, value in self.sums.items()}
+        if not self.sums:
+            return {}
+        values = torch.stack(list(self.sums.values())).tolist()  # one wait for the device
+        return {name: value / self.steps for name, value in zip(self.sums, values, strict=True)}
 
     def state_dict(self) -> State:
         return {"sums": dict(self.sums), "steps": self.steps}

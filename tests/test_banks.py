@@ -240,6 +240,7 @@ def mixing(space: DartsSpace, alpha: Sequence[Tensor], step: int, sampled: bool)
     return Mixing(groups)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("sampled", [False, True])
 def test_fifty_steps_of_a_search(nodes: int, sampled: bool) -> None:
@@ -278,6 +279,16 @@ def test_a_deep_copy_evaluates_its_own_modules() -> None:
             parameter.zero_()
     assert net(x, mixing(space, alpha, 0, False)).abs().sum() > 0
     assert twin(x, mixing(space, alpha, 0, False)).abs().sum() == 0
+
+
+def test_second_derivatives_are_refused_and_not_wrong() -> None:
+    space = DartsSpace(1, 3, nodes=1, search_channels=2, search_cells=1, reductions=0)
+    p = {g.name: GroupMixing(torch.full((1, g.decisions, 8), 1 / 8), g.mask_NK) for g in space.groups}
+    net = space.build_supernet()
+    loss = net(torch.randn(2, 1, 8, 8), Mixing(p)).square().sum()
+    grads = torch.autograd.grad(loss, list(net.parameters()), create_graph=True, allow_unused=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.stack([g.square().sum() for g in grads if g is not None]).sum().backward()
 
 
 def test_one_value_per_channel_raises_as_batch_norm_does() -> None:

@@ -117,12 +117,12 @@ MISTAKES = [
     ("task.root=x", "'task.root' is not a key"),
     ("task=[digits,cifar10]", "must be task=NAME"),
     ("task@place=digits", "write task=NAME"),
-    ("search.epoch=3", "'search.epoch' is not a key", "did you mean 'epochs'?"),
+    ("search.epoch=3", "'search.epoch' is not a key", "did you mean 'search.epochs'?"),
     ("+search.foo=1", "'search.foo' is not a key"),
-    ("++search.epoch=1", "'search.epoch' is not a key", "did you mean 'epochs'?"),
+    ("++search.epoch=1", "'search.epoch' is not a key", "did you mean 'search.epochs'?"),
     ("search={foo:3}", "'search.foo' is not a key"),
     ("search=3", "search=3"),
-    ("search.alpha.rl=0.1", "did you mean 'lr'?"),
+    ("search.alpha.rl=0.1", "did you mean 'search.alpha.lr'?"),
     ("search.epochs=ten", "search.epochs=ten", "a whole number of at least 1"),
     ("search.epochs=0", "search.epochs=0", "a whole number of at least 1"),
     ("search.epochs=null", "search.epochs=null", "a whole number of at least 1"),
@@ -210,14 +210,14 @@ def test_a_mistake_on_the_command_line_is_one_sentence(
 
 
 FILE_MISTAKES = {
-    "key": ("experiment/key.yaml", "'search.epoch' is not a key", "did you mean 'epochs'?"),
+    "key": ("experiment/key.yaml", "'search.epoch' is not a key", "did you mean 'search.epochs'?"),
     "type": ("experiment/type.yaml", "search.epochs=ten", "a whole number of at least 1"),
     "range": ("search.epochs=0", "a whole number of at least 1"),
     "syntax": ("syntax.yaml, line 4", "not valid YAML"),
     "twice": ("twice.yaml, line 4", "duplicate key lr"),
     "package": ("experiment/package.yaml", "begins with '# @package _global_'"),
     "part": ("experiment/part.yaml", "unrolled", "override /GROUP: NAME"),
-    "partkey": ("experiment/partkey.yaml", "update.lr_factr", "did you mean 'lr_factor'?"),
+    "partkey": ("experiment/partkey.yaml", "update.lr_factr", "did you mean 'update.lr_factor'?"),
     "option": ("update has no option 'unroled'", "did you mean 'unrolled'?"),
     "group": ("experiment/group.yaml", "'updat' is not a key", "did you mean 'update'?"),
     "base": ("experiment/base.yaml", "experiment/nothing_there"),
@@ -317,7 +317,7 @@ def test_methods_and_experiments_never_set_the_same() -> None:
         assert groups <= {"relaxation", "update", "modifier", "derive"}
     for keys, groups in experiments:
         assert groups <= {"task", "space", "method"}
-        assert {key.split(".")[0] for key in keys} <= {"name", "search", "retrain"}
+        assert {key.split(".")[0] for key in keys} <= {"name", "threads", "search", "retrain"}
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("method/*.yaml")), ids=lambda path: path.stem)
@@ -355,7 +355,7 @@ def test_a_registered_modifier_is_an_option_beside_others(noise: None) -> None:
     assert compose(["modifier=[]"]).modifier == {}
     for override, said in (
         ("modifier.noise.scale=-1", "modifier.noise.scale=-1.0: it must be a number of at least 0"),
-        ("modifier.noise.scal=1", "did you mean 'scale'"),
+        ("modifier.noise.scal=1", "did you mean 'modifier.noise.scale'"),
         ("modifier.noise.scale=x", "modifier.noise.scale=x: it must be a number of at least 0"),
     ):
         with pytest.raises(UserError, match=re.escape(said)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
 import os
 import sys
 import traceback
@@ -20,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+import supernet
 from supernet.config.composing import finish, hydra_ready
 from supernet.config.explain import EXPLAINED, explain
 from supernet.config.help import help_text
@@ -66,7 +66,7 @@ def entry(run: RunFunction) -> Callable[..., None]:
 
 def _command(run: RunFunction, arguments: Sequence[str]) -> None:
     if "--version" in arguments:
-        print("supernet", _version())
+        print("supernet", supernet.__version__)
         return
     args = _parse_arguments(arguments)
     if args.help:
@@ -84,13 +84,6 @@ def _command(run: RunFunction, arguments: Sequence[str]) -> None:
         _hand_over(run, [*plan.overrides, *flags])
     else:
         _start(run, plan)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("supernet")
-    except importlib.metadata.PackageNotFoundError:
-        return "(a checkout that is not installed)"
 
 
 def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:

@@ -53,7 +53,7 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
     try:
         return hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
     except EXPLAINED as error:
-        raise explain(error) from error
+        raise explain(error, overrides) from error
 
 
 def finish(composed: DictConfig, method: str | None = None) -> Config:

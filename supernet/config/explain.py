@@ -24,8 +24,8 @@ EXPLAINED = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 """What composing raises. Hydra raises bare ValueErrors of its own for a defaults list that it cannot read."""
 
 
-def explain(error: Exception) -> UserError:
-    """The sentence for an error raised while composing."""
+def explain(error: Exception, overrides: Iterable[str] = ()) -> UserError:
+    """The sentence for an error raised while composing; ``overrides`` are what was typed."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return UserError(f"{mark.name}, line {mark.line + 1}: this is not valid YAML: {error.problem}")
@@ -34,14 +34,15 @@ def explain(error: Exception) -> UserError:
     inner = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
     where = _where(str(error))
     if isinstance(inner, OmegaConfBaseException):
-        return _bad_key_or_value(inner, where)
+        return _bad_key_or_value(inner, where, overrides)
     if match := re.search(r"Could not override '([\w/@.]+)'", str(error)):
-        return unknown_key(match[1], where)
+        return unknown_key(match[1], where, typed=overrides)
     return UserError(where + _first_line(error))
 
 
-def unknown_key(key: str, where: str = "", valid: Iterable[str] = ()) -> UserError:
-    """The sentence for a key that does not exist; ``valid`` are its siblings."""
+def unknown_key(key: str, where: str = "", valid: Iterable[str] = (), typed: Iterable[str] = ()) -> UserError:
+    """The sentence for a key that does not exist; ``valid`` are its siblings, ``typed`` the overrides it may be
+    among."""
     if key == "experiment":
         return UserError(
             f"{where}experiment is added on the command line as +experiment=NAME,"
@@ -52,7 +53,11 @@ def unknown_key(key: str, where: str = "", valid: Iterable[str] = ()) -> UserErr
     names = list(valid) or [f.name for f in dataclasses.fields(Config)]
     if "." not in key:
         names += ["debug", "+experiment"]
-    return UserError(f"{where}{key!r} is not a key", valid=names, got=key.rpartition(".")[2])
+    parent = key.rpartition(".")[0]
+    if parent:  # the name of a part is chosen by its group
+        names = [f"{parent}.{name}" for name in names if name != "name"]
+    given = next((f"{text}: " for text in typed if text.lstrip("+~").partition("=")[0] == key), "")
+    return UserError(f"{where}{given}{key!r} is not a key", valid=names, got=key)
 
 
 def _missing_option(error: MissingConfigException) -> UserError:
@@ -64,16 +69,18 @@ def _missing_option(error: MissingConfigException) -> UserError:
     return UserError(f"{where}{group}={name}: {group} has no option {name!r}", valid=valid, got=name)
 
 
-def _bad_key_or_value(error: OmegaConfBaseException, where: str) -> UserError:
+def _bad_key_or_value(error: OmegaConfBaseException, where: str, overrides: Iterable[str]) -> UserError:
     key = str(error.full_key or "")
     parent = error.parent_node
     owner = error.object_type if dataclasses.is_dataclass(error.object_type) else None
     if isinstance(error, ConfigAttributeError | ConfigKeyError) and "nterpolation" not in str(error):
         siblings = list(map(str, parent)) if isinstance(parent, DictConfig) else []
-        return unknown_key(key, where, [name for name in siblings if name != "hydra"])
+        return unknown_key(key, where, [name for name in siblings if name != "hydra"], overrides)
     if key == "modifier":
         names = [name for group, name in PARTS if group == "modifier"]
-        return UserError(f"{where}modifier: no modifier of that name is registered", valid=names)
+        typed = next((text for text in overrides if text.startswith("modifier=")), "modifier")
+        there = "" if names else " (there is none without a plug-in)"
+        return UserError(f"{where}{typed}: no modifier of that name is registered{there}", valid=names)
     if key in GROUPS or "Merge error" in str(error):
         value = error.value if error.value is not None else _first_line(error).rpartition("value: ")[2]
         return UserError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from supernet.interfaces import Derivation, SearchSpace
 from supernet.schema import Top2Config
 from supernet.spaces.genotype import Genotype
@@ -20,7 +22,9 @@ class Top2(Derivation):
         pass
 
     def derive(self, p: Mixing, space: SearchSpace) -> Genotype:
-        return space.genotype({group.name: strongest(p[group.name], group) for group in space.groups})
+        # The mask of p and not of the space: a search may have narrowed it.
+        groups = [replace(group, mask_NK=p[group.name].mask_NK) for group in space.groups]
+        return space.genotype({group.name: strongest(p[group.name], group) for group in groups})
 
 
 def strongest(p: GroupMixing, group: Group) -> list[tuple[int, int]]:

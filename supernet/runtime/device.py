@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+import supernet
 from supernet.errors import UserError
 
 _BITS_DEPEND_ON = ("torch", "torchvision", "numpy", "machine", "cpu", "instructions", "device", "cudnn", "threads")
@@ -44,7 +45,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
     """What a report and a checkpoint say about where a run happened: plain strings and numbers."""
     cuda = device.type == "cuda"
     return {
-        "supernet": _version("supernet"),
+        "supernet": supernet.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "torchvision": _version("torchvision"),

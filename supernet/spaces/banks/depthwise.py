@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def depthwise(
@@ -84,6 +85,7 @@ class _Depthwise(torch.autograd.Function):
         return F.conv2d(tiled_BEHW, weight_E1kk, bias_E, stride, padding, dilation, channels)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, g_BEHW: Tensor) -> tuple[Tensor | None, None, Tensor | None, None, None, None]:
         tiled_BEHW, weight_E1kk = ctx.saved_tensors
         shape, stride, padding, dilation = ctx.geometry

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -295,6 +296,7 @@ class _Mixture(torch.autograd.Function):
         return (*(y_BHWC.permute(0, 3, 1, 2) for y_BHWC in y_BHWRC.unbind(3)), var_MC)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         fold = ctx.fold
         g_BEHW = torch.cat(grads[:-1], dim=1).contiguous(memory_format=torch.channels_last)
@@ -335,6 +337,7 @@ class _Hidden(torch.autograd.Function):
         return (*hs, var_MC)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         fold = ctx.fold
         count = len(fold.terms)

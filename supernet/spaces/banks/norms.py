@@ -89,8 +89,3 @@ def track(normed: Sequence[Normed], mean_MC: Tensor, var_MC: Tensor, n: int) -> 
     torch._foreach_mul_(seen, rates)
     torch._foreach_add_(running, seen)
     torch._foreach_add_([norm.num_batches_tracked for norm in means if norm.num_batches_tracked is not None], 1)
-
-
-def alike(norms: Sequence[nn.BatchNorm2d]) -> bool:
-    """Whether the norms can be evaluated together: the same epsilon, and all with or all without batch statistics."""
-    return len({(norm.eps, uses_batch(norm)) for norm in norms}) <= 1
