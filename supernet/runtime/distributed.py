@@ -1,4 +1,4 @@
-"""Several processes: who this one is, and the one point where gradients are synchronised."""
+"""The one point where gradients are synchronised, a no-op on one process."""
 
 from __future__ import annotations
 
@@ -12,16 +12,6 @@ from torch import Tensor
 
 def _several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def rank() -> int:
-    """This process's number; 0 where it is alone. Rank 0 writes files."""
-    return dist.get_rank() if _several() else 0
-
-
-def world_size() -> int:
-    """The number of processes."""
-    return dist.get_world_size() if _several() else 1
 
 
 @torch.no_grad()
