@@ -97,6 +97,7 @@ def open_run(config: Config, directory: Path) -> Iterator[Run]:
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with Interrupt() as interrupt, Progress(directory / LOG_FILE) as progress, Recorder(directory) as recorder:
+            progress.message(f"{config.name}, method {config.method}, seed {config.seed}: {directory}")
             recorder.hparams(hyperparameters(config), FIGURES)
             yield Run(config, directory, Services(device, recorder, progress, interrupt), environment(device))
     except OSError as error:
