@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from supernet.spaces.banks.features import Features, Group, follow, norms_of, stack_weights
-from supernet.spaces.banks.fold import Term, mixture
+from supernet.spaces.banks.fold import Term, constant, mixture
 from supernet.spaces.banks.kinds import recognise
 from supernet.spaces.cell import CellEdge, MixedOp
 from supernet.types import CellMixing
@@ -88,7 +88,7 @@ def gather_p(p: CellMixing, options: Sequence[tuple[int, int]]) -> Tensor:
     """p of the given (decision, option) pairs, times the weight of the edge where edges have one."""
     columns = p.op_NK.shape[1]
     device = p.op_NK.device
-    p_M = p.op_NK.reshape(-1)[torch.tensor([n * columns + k for n, k in options], device=device)]
+    p_M = p.op_NK.reshape(-1)[constant(tuple(n * columns + k for n, k in options), device)]
     if p.edge_N is None:
         return p_M
-    return p_M * p.edge_N[torch.tensor([n for n, _ in options], device=device)]
+    return p_M * p.edge_N[constant(tuple(n for n, _ in options), device)]

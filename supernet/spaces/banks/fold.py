@@ -23,6 +23,7 @@ Letters: M operations times edges, R edges of the bank (rows), n pixels of the b
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -208,7 +209,14 @@ def _products(terms: Sequence[Term], z: Sequence[Tensor], weight_MCC: Tensor) ->
 def _identities(terms: Sequence[Term], device: torch.device) -> Tensor | None:
     if all(term.normalised for term in terms):
         return None
-    return torch.tensor([[not term.normalised] for term in terms for _ in term.rows], device=device)
+    return constant(tuple(not term.normalised for term in terms for _ in term.rows), device)[:, None]
+
+
+@functools.lru_cache(maxsize=1024)
+def constant(values: tuple[int, ...] | tuple[bool, ...], device: torch.device) -> Tensor:
+    """Indices or flags on the device, copied there once: a copy in every step would make the host wait."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
 
 
 def _split(t_M: Tensor, terms: Sequence[Term]) -> tuple[Tensor, ...]:
@@ -228,7 +236,7 @@ def _rows_of(t_nRC: Tensor, rows: tuple[int, ...]) -> Tensor:
     """The blocks named by ``rows``: a view where they are consecutive."""
     if rows == tuple(range(rows[0], rows[-1] + 1)):
         return t_nRC[:, rows[0] : rows[-1] + 1]
-    return t_nRC[:, list(rows)]
+    return t_nRC[:, constant(rows, t_nRC.device)]
 
 
 def _input_gradient(
@@ -281,7 +289,7 @@ class _Mixture(torch.autograd.Function):
         fold = Fold(terms, flat, products, weight_MCC, p_M, norm)
         y_nRC = z[0].new_zeros(fold.n, rows, channels)
         if fold.b_MC is not None:
-            index = torch.tensor([row for term in terms for row in term.rows], device=y_nRC.device)
+            index = constant(tuple(row for term in terms for row in term.rows), y_nRC.device)
             y_nRC += fold.b_MC.new_zeros(rows, channels).index_add_(0, index, fold.b_MC).to(y_nRC.dtype)
         for term, term_nRC, a_RC in zip(terms, products, _split(fold.a_MC.to(y_nRC.dtype), terms), strict=True):
             for i, first, length in _runs(term.rows):

@@ -1,0 +1,284 @@
+"""How fast is a search step, and what does it keep? Plain modules against banks, in one process, run in turn.
+
+    python tools/bench.py [--size published|small ...] [--update first_order|unrolled ...] [--repeats 5] [--growth]
+        [--json FILE]
+
+Variants: ``plain`` (NCHW, as the published code runs), ``plain_cl`` (the same in channels-last), ``banked``. For each,
+and for first-order and unrolled steps: median and range of seconds per step, ratio to plain, bytes kept for backward
+by a weight pass, dispatched operations that are not views, and peak memory of a step above the idle process (in a
+process of its own). ``sampled`` compares the weight step of a sampled path with the same network built alone.
+``loader`` is the share of a step that batches take. ``--growth`` doubles batch, channels, cells and nodes at the small
+size, one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from supernet.build import build_search, build_space
+from supernet.config import compose
+from supernet.data.images import ImageData, Images
+from supernet.loop import Services
+from supernet.report.progress import Progress
+from supernet.report.recorder import Recorder
+from supernet.runtime.signals import Interrupt
+from supernet.search import Search
+from supernet.spaces.genotype import CellGenotype, Genotype
+from supernet.tasks.images import ImageClassification
+from supernet.types import GroupMixing, Mixing
+
+SIZES = {
+    "published": {"batch": 64, "channels": 16, "cells": 8, "nodes": 4, "image": 32},
+    "small": {"batch": 32, "channels": 8, "cells": 3, "nodes": 4, "image": 16},
+}
+VARIANTS = {
+    "plain": ["engine=plain", "memory_format=contiguous"],
+    "plain_cl": ["engine=plain", "memory_format=channels_last"],
+    "banked": ["engine=banked"],
+}
+UPDATES = ("first_order", "unrolled")
+
+
+def build(size: dict[str, int], variant: str, update: str) -> Search:
+    """A search on random images of the size, at its first step."""
+    overrides = [f"search.{key}={size[key]}" for key in ("batch", "channels", "cells")]
+    folder = tempfile.mkdtemp()
+    config = compose(
+        [*overrides, f"space.nodes={size['nodes']}", f"update={update}", f"run_dir={folder}", *VARIANTS[variant]]
+    )
+    draw = torch.Generator().manual_seed(0)
+    count, side = 8 * size["batch"], size["image"]
+    x_NCHW = torch.randint(256, (count, 3, side, side), generator=draw, dtype=torch.uint8)
+    images = Images(x_NCHW, torch.arange(count) % 10)
+    data = ImageData("random", tuple("0123456789"), images, images, (0.5,) * 3, (0.25,) * 3, 4, True)
+    task = ImageClassification(data)
+    services = Services(torch.device("cpu"), Recorder(Path(folder)), Progress(), Interrupt())
+    search = build_search(config, task, build_space(config, task), services)
+    search.begin_epoch()
+    return search
+
+
+def step(search: Search) -> None:
+    """One search step of the real loop."""
+    search.train_step()
+    search.step_in_epoch = (search.step_in_epoch + 1) % search.steps_per_epoch
+
+
+def interleaved(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each callable, run in turn, after one round that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for repeat in range(repeats + 1):
+        for name, run in steps.items():
+            start = time.perf_counter()
+            run()
+            if repeat:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+class CountOperations(TorchDispatchMode):
+    """Counts dispatched operations whose result is not a view of an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        returns = func._schema.returns
+        view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        self.count += not view
+        return func(*args, **(kwargs or {}))
+
+
+def kept_bytes(search: Search) -> int:
+    """Bytes that one weight pass keeps for its backward, each storage once, weights not counted."""
+    weights = {w.untyped_storage().data_ptr() for w in search.weights}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ctx = search.context()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = ctx.run("weights", ctx.mixing("weights").detach())
+    del result
+    return sum(kept.values())
+
+
+def status(key: str) -> int:
+    """A line of the process's status in bytes (Linux)."""
+    text = Path("/proc/self/status").read_text()
+    found = re.search(rf"{key}:\s+(\d+) kB", text)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def peak_memory(size: dict[str, int], variant: str, update: str) -> int:
+    """Peak of two steps above the process before them; to be called in a process of its own."""
+    search = build(size, variant, update)
+    idle = status("VmRSS")
+    for _ in range(2):
+        step(search)
+    return status("VmHWM") - idle
+
+
+def peak_in_subprocess(name: str, variant: str, update: str) -> int:
+    """:func:`peak_memory`, in a new process."""
+    command = [sys.executable, __file__, "--peak", name, variant, update]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def measure(name: str, repeats: int, updates: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of one size. Each figure is shown on stderr as soon as it is known: at the published size it takes long."""
+    rows = []
+    for update in updates:
+        searches = {v: build(SIZES[name], v, update) for v in VARIANTS}
+        seconds = interleaved({v: lambda s=s: step(s) for v, s in searches.items()}, repeats)
+        plain = statistics.median(seconds["plain"])
+        for variant, each in seconds.items():
+            row = {"size": name, "update": update, "variant": variant, "seconds": statistics.median(each)}
+            row |= {"least": min(each), "most": max(each), "times_faster": plain / statistics.median(each)}
+            rows.append(row)
+            print(json.dumps(row), file=sys.stderr, flush=True)
+        for row in rows[-len(VARIANTS) :]:
+            search = searches.pop(row["variant"])  # one after the other, to leave room
+            with CountOperations() as counter:
+                step(search)
+            row |= {"operations": counter.count, "kept_mb": kept_bytes(search) / 2**20}
+            del search
+            row["peak_mb"] = peak_in_subprocess(name, row["variant"], update) / 2**20
+            print(json.dumps(row), file=sys.stderr, flush=True)
+    return rows
+
+
+def sampled(name: str, repeats: int) -> list[dict[str, Any]]:
+    """A weight step on one sampled path (all edges, one operation each) against the same network built alone."""
+    size = SIZES[name]
+    search = build(size, "banked", "first_order")
+    space = search.parts.space
+    draw = torch.Generator().manual_seed(1)
+    groups, cells = {}, {}
+    for g in space.groups:
+        options = [int(k) for k in torch.randint(1, len(g.options), (g.decisions,), generator=draw)]
+        op_LNK = nn.functional.one_hot(torch.tensor([options]), len(g.options)).float()
+        groups[g.name] = GroupMixing(op_LNK, g.mask_NK, active_LN=(tuple(options),))
+        nodes = [
+            tuple((g.options[k], s) for k, s, t in zip(options, g.sources, g.targets, strict=True) if t == node)
+            for node in sorted(set(g.targets))
+        ]
+        cells[g.name] = CellGenotype(tuple(nodes), tuple(sorted(set(g.targets))))
+    p = Mixing(groups)
+    space_alone = type(space)(
+        3, 10, nodes=size["nodes"], child_channels=size["channels"], child_cells=size["cells"], auxiliary=False
+    )
+    alone = space_alone.build_child(Genotype(cells))
+    x, y = search.batches["weights"].batch(0)
+
+    def weight_step(net: Callable[[], Tensor], weights: list[nn.Parameter], sgd: torch.optim.Optimizer) -> None:
+        nn.functional.cross_entropy(net(), y).backward()
+        nn.utils.clip_grad_norm_(weights, 5.0)
+        sgd.step()
+        sgd.zero_grad(set_to_none=True)
+
+    child_weights = list(alone.parameters())
+    child_sgd = torch.optim.SGD(child_weights, lr=0.025, momentum=0.9, weight_decay=3e-4)
+    steps = {
+        "path": lambda: weight_step(lambda: search.parts.net(x, p), search.weights, search.weight_optimizer),
+        "alone": lambda: weight_step(lambda: alone(x), child_weights, child_sgd),
+    }
+    seconds = {k: statistics.median(v) for k, v in interleaved(steps, repeats).items()}
+    return [{"size": name, **seconds, "ratio": seconds["path"] / seconds["alone"]}]
+
+
+def loader(name: str, repeats: int, step_seconds: float) -> dict[str, Any]:
+    """Seconds that the two batches of a step take, and their share of it."""
+    search = build(SIZES[name], "banked", "first_order")
+    each = []
+    for i in range(8 * repeats):
+        start = time.perf_counter()
+        search.batches["weights"].batch(i)
+        search.batches["alpha"].batch(i)
+        each.append(time.perf_counter() - start)
+    seconds = statistics.median(each)
+    return {"size": name, "seconds": seconds, "share": seconds / step_seconds}
+
+
+def growth(repeats: int) -> list[dict[str, Any]]:
+    """First-order step at the small size with one thing doubled, over the step without."""
+    sizes = {"small": SIZES["small"]}
+    sizes |= {key: {**SIZES["small"], key: 2 * SIZES["small"][key]} for key in ("batch", "channels", "cells", "nodes")}
+    rows = []
+    for variant in ("plain", "banked"):
+        searches = {key: build(size, variant, "first_order") for key, size in sizes.items()}
+        seconds = interleaved({k: lambda s=s: step(s) for k, s in searches.items()}, repeats)
+        base = statistics.median(seconds["small"])
+        rows.append(
+            {"variant": variant, **{k: statistics.median(v) / base for k, v in seconds.items() if k != "small"}}
+        )
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table."""
+    if not rows:
+        return ""
+    cells = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", nargs="*", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--update", nargs="*", default=list(UPDATES), choices=list(UPDATES))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak:
+        print(peak_memory(SIZES[args.peak[0]], *args.peak[1:]))
+        return
+    result: dict[str, Any] = {
+        "date": str(date.today()),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "steps": [row for name in args.size for row in measure(name, args.repeats, args.update)],
+        "sampled": [row for name in args.size for row in sampled(name, args.repeats)],
+        "growth": growth(args.repeats) if args.growth else [],
+    }
+    banked = {
+        r["size"]: r["seconds"] for r in result["steps"] if (r["variant"], r["update"]) == ("banked", "first_order")
+    }
+    result["loader"] = [loader(name, args.repeats, banked[name]) for name in args.size if name in banked]
+    for name in ("steps", "sampled", "loader", "growth"):
+        print(f"\n{name}\n\n{table(result[name])}")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
