@@ -149,7 +149,7 @@ def peak_in_subprocess(name: str, variant: str, update: str) -> int:
 
 
 def measure(name: str, repeats: int, updates: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of one size. Each figure is shown on stderr as soon as it is known: at the published size it takes long."""
+    """The rows of one size; each figure goes to stderr as soon as it is known, since the published size takes long."""
     rows = []
     for update in updates:
         searches = {v: build(SIZES[name], v, update) for v in VARIANTS}
