@@ -209,12 +209,14 @@ def _products(terms: Sequence[Term], z: Sequence[Tensor], weight_MCC: Tensor) ->
 def _identities(terms: Sequence[Term], device: torch.device) -> Tensor | None:
     if all(term.normalised for term in terms):
         return None
-    return constant(tuple(not term.normalised for term in terms for _ in term.rows), device)[:, None]
+    flags = tuple(int(not term.normalised) for term in terms for _ in term.rows)
+    return constant(flags, device).bool()[:, None]
 
 
 @functools.lru_cache(maxsize=1024)
-def constant(values: tuple[int, ...] | tuple[bool, ...], device: torch.device) -> Tensor:
-    """Indices or flags on the device, copied there once: a copy in every step would make the host wait."""
+def constant(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """Indices on the device, copied there once: a copy in every step would make the host wait. Of integers alone, since
+    (True,) and (1,) are one key of the cache."""
     with torch.inference_mode(False):
         return torch.tensor(values, device=device)
 
