@@ -7,7 +7,7 @@ from torch import nn
 
 from supernet.data.images import check_size
 from supernet.errors import UserError
-from supernet.interfaces import Modifier
+from supernet.interfaces import Modifier, SearchSpace, Setting, SpaceModifier
 from supernet.loop import Services
 from supernet.mixer import Mixer
 from supernet.registry import build
@@ -64,9 +64,18 @@ def _check_cells(config: Config) -> None:
         )
 
 
-def build_search(config: Config, task: ImageClassification, space: DartsSpace, services: Services) -> Search:
+def build_search(config: Config, task: ImageClassification, space: SearchSpace, services: Services) -> Search:
     """The search, with every part that the configuration names, at its first step."""
-    modifiers: dict[str, Modifier] = {name: build("modifier", node) for name, node in config.modifier.items()}
+    # In the order of their names, so that one set of modifiers is one search, however it was written.
+    modifiers: dict[str, Modifier] = {
+        name: build("modifier", config.modifier[name]) for name in sorted(config.modifier)
+    }
+    for modifier in modifiers.values():
+        if isinstance(modifier, SpaceModifier):
+            space = modifier.edit_space(space)
+    setting = Setting(space, (task.in_channels, *task.data.train.size), services.device, config.seed)
+    for modifier in modifiers.values():
+        modifier.bind(setting)
     reseed(config.seed, "search/init")
     net = space.build_supernet().to(services.device)
     if config.compile:
@@ -81,7 +90,7 @@ def build_search(config: Config, task: ImageClassification, space: DartsSpace, s
     )
     architecture = [*mixer.parameters(), *(p for m in modifiers.values() for p in m.parameters())]
     update = build("update", config.update, alpha=config.search.alpha, architecture=architecture)
-    derivation = build("derive", config.derive)
+    derivation = build("derive", config.derive, seed=config.seed)
     parts = SearchParts(space, task, net, mixer, modifiers, update, derivation, architecture)
     return Search(config, parts, services)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from supernet.types import Batch, Group, GroupMixing, Mask, Mixing, Phase
+from supernet.types import Batch, Group, GroupMixing, Mask, Mixing, Moment, Phase
 
 if TYPE_CHECKING:
     from supernet.spaces.genotype import Genotype
@@ -89,7 +89,7 @@ class StepContext:
     weights: Sequence[nn.Parameter]
     weight_optimizer: torch.optim.Optimizer
     step: int
-    progress: float
+    moment: Callable[[Phase], Moment]
 
 
 class Update(ABC):
@@ -113,12 +113,29 @@ class Update(ABC):
     def load_state_dict(self, state: State, /) -> None: ...
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a modifier may know before the first step: the space as it is searched, and the size of an image."""
+
+    space: SearchSpace
+    image: tuple[int, int, int]  # channels, rows, columns
+    device: torch.device
+    seed: int
+
+
 class Modifier:
-    """Common base: a modifier implements one or more of the hooks below."""
+    """Common base: a modifier implements one or more of the hooks below. It is built from its configuration alone."""
+
+    def bind(self, setting: Setting) -> None:
+        """Learn the setting, and make the parameters that depend on it; called once, before the first step."""
 
     def parameters(self) -> list[nn.Parameter]:
-        """Architecture parameters that this modifier owns."""
+        """Architecture parameters that this modifier owns; they are trained with alpha and kept in its state."""
         return []
+
+    def figures(self) -> dict[str, float]:
+        """What to record after an epoch, by name."""
+        return {}
 
     def state_dict(self) -> State:
         return {}
@@ -127,18 +144,34 @@ class Modifier:
         assert not state
 
 
+class SpaceModifier(Modifier, ABC):
+    """Edits the description of the space before the supernet is built; children are built from the space as it was."""
+
+    @abstractmethod
+    def edit_space(self, space: SearchSpace) -> SearchSpace: ...
+
+
+PGradient = Callable[[Mixing], tuple[Tensor, list[Tensor]]]
+"""``gradient(p) -> (loss, gradients of p.tensors())`` on the batch of the phase; it leaves no trace in the network."""
+
+
 class MixingModifier(Modifier, ABC):
     """Edits p."""
 
     @abstractmethod
-    def edit_mixing(self, p: Mixing, *, phase: Phase, progress: float, generator: torch.Generator) -> Mixing: ...
+    def edit_mixing(
+        self, p: Mixing, moment: Moment, *, generator: torch.Generator, gradient: PGradient | None
+    ) -> Mixing:
+        """p', with its graph. ``gradient`` is None in the phases "evaluate" and "derive", which have no batch."""
 
 
 class LossModifier(Modifier, ABC):
     """Adds a term to the loss of a phase."""
 
     @abstractmethod
-    def loss_term(self, p: Mixing, alphas: dict[str, Tensor], *, phase: Phase, progress: float) -> Tensor | None: ...
+    def loss_term(self, p: Mixing, alphas: dict[str, Tensor], moment: Moment) -> Tensor | None:
+        """A scalar, or None in a phase where it does not act. In the phase "alpha" it has the graph to the architecture
+        parameters; in the phase "weights" p is detached."""
 
 
 class GradientModifier(Modifier, ABC):
@@ -148,23 +181,49 @@ class GradientModifier(Modifier, ABC):
     def edit_gradients(self, net: nn.Module, ctx: StepContext) -> None: ...
 
 
+class OptimizerModifier(Modifier, ABC):
+    """Edits the settings of the weights' optimiser when it is made."""
+
+    @abstractmethod
+    def edit_optimizer(self, optimizer: torch.optim.Optimizer) -> None: ...
+
+
 class AlphaGate(Modifier, ABC):
     """Decides whether alpha moves in a step."""
 
     @abstractmethod
-    def alpha_moves(self, *, progress: float) -> bool: ...
+    def alpha_moves(self, moment: Moment) -> bool: ...
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """What a search knows after an epoch. ``ctx`` runs batches of the next step, without training on them."""
+
+    epoch: int
+    epochs: int
+    p: Mixing
+    genotype: Genotype
+    alphas: dict[str, Tensor]
+    ctx: StepContext
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why to stop; where ``alphas`` are given, the search goes back to them."""
+
+    reason: str
+    alphas: dict[str, Tensor] | None = None
 
 
 class StopModifier(Modifier, ABC):
     """May end a search early."""
 
     @abstractmethod
-    def should_stop(self, genotype: Genotype, *, epoch: int) -> str | None:
-        """The reason to stop after this epoch, or None."""
+    def should_stop(self, end: EpochEnd) -> Stop | None: ...
 
 
 class Derivation(ABC):
-    """How the search's result becomes one architecture."""
+    """How the search's result becomes one architecture. Built with ``seed``."""
 
     @abstractmethod
     def derive(self, p: Mixing, space: SearchSpace) -> Genotype:

@@ -88,8 +88,8 @@ class Job(ABC):
 
     @property
     def progress(self) -> float:
-        """Share of the job that is done, in [0, 1]."""
-        return self.step / (self.epochs * self.steps_per_epoch)
+        """Share of the job that is done, in [0, 1]; a job without steps is done."""
+        return self.step / steps if (steps := self.epochs * self.steps_per_epoch) else 1.0
 
     @abstractmethod
     def begin_epoch(self) -> None:

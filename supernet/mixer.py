@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from supernet.interfaces import MixingModifier, Modifier, Relaxation, State
+from supernet.interfaces import MixingModifier, Modifier, PGradient, Relaxation, State
 from supernet.runtime.random import generator
-from supernet.types import Group, Mixing, Phase
+from supernet.types import Group, Mixing, Moment
 
 
 class Mixer(nn.Module):
@@ -46,29 +46,31 @@ class Mixer(nn.Module):
             }
         )
 
-    def sample(self, phase: Phase, *, step: int, progress: float) -> Mixing:
+    def sample(self, moment: Moment, *, step: int, gradient: PGradient | None = None) -> Mixing:
         """p' of one phase of one step, with the graph back to alpha."""
-        noise = generator(self.seed, f"mixing/{phase}", step, device=self._device)
+        noise = generator(self.seed, f"mixing/{moment.phase}", step, device=self._device)
         p = Mixing(
             {
-                name: self.relaxation.sample(self.alphas[name], group.mask_NK, generator=noise, progress=progress)
+                name: self.relaxation.sample(
+                    self.alphas[name], group.mask_NK, generator=noise, progress=moment.progress
+                )
                 for name, group in self.groups.items()
             }
         )
-        return self._modified(p, phase, step, progress)
+        return self._modified(p, moment, step, gradient)
 
     @torch.no_grad()
-    def mean(self, phase: Phase, *, step: int, progress: float) -> Mixing:
+    def mean(self, moment: Moment, *, step: int) -> Mixing:
         """The mean of p', without noise or graph: what is evaluated, drawn and derived from."""
         p = Mixing(
             {name: self.relaxation.mean(self.alphas[name], group.mask_NK) for name, group in self.groups.items()}
         )
-        return self._modified(p, phase, step, progress)
+        return self._modified(p, moment, step, None)
 
-    def _modified(self, p: Mixing, phase: Phase, step: int, progress: float) -> Mixing:
+    def _modified(self, p: Mixing, moment: Moment, step: int, gradient: PGradient | None) -> Mixing:
         for index, modifier in enumerate(self.modifiers):
-            noise = generator(self.seed, f"modifier/{phase}", step, index, device=self._device)
-            p = modifier.edit_mixing(p, phase=phase, progress=progress, generator=noise)
+            noise = generator(self.seed, f"modifier/{moment.phase}", step, index, device=self._device)
+            p = modifier.edit_mixing(p, moment, generator=noise, gradient=gradient)
         return p
 
     @property
@@ -79,6 +81,12 @@ class Mixer(nn.Module):
     def values(self) -> dict[str, Tensor]:
         """``alpha_LNK`` of every group."""
         return dict(self.alphas.items())
+
+    @torch.no_grad()
+    def set_values(self, alphas: dict[str, Tensor]) -> None:
+        """Put alpha of the given groups in place."""
+        for name, alpha_LNK in alphas.items():
+            self.alphas[name].copy_(alpha_LNK)
 
     def get_extra_state(self) -> State:
         """Masks, which a stage may have narrowed: they are restored with alpha and before weights."""

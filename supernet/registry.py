@@ -7,20 +7,25 @@ This module imports neither torch nor Hydra, so that a wrong configuration answe
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Part:
-    """A row: ``group`` and ``name`` say where it stands in YAML, ``config`` what it takes, ``target`` what builds
-    it."""
+    """A row: ``group`` and ``name`` say where it stands in YAML, ``config`` what it takes, ``target`` what builds it.
+
+    ``needs`` names for a group the options of which one must be chosen beside it (of ``modifier``: one must be among
+    them); ``refuses`` gives for ``group=name`` the reason why the two make no sense together.
+    """
 
     group: str
     name: str
     config: type
     target: str | Callable[..., Any]
+    needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    refuses: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
         """The callable that builds the part, imported when it is needed."""
@@ -34,13 +39,21 @@ class Part:
 PARTS: dict[tuple[str, str], Part] = {}
 
 
-def register(group: str, name: str, config: type, target: str | Callable[..., Any]) -> None:
+def register(
+    group: str,
+    name: str,
+    config: type,
+    target: str | Callable[..., Any],
+    *,
+    needs: Mapping[str, tuple[str, ...]] | None = None,
+    refuses: Mapping[str, str] | None = None,
+) -> None:
     """Add a part; a plug-in does this when it is imported (``plugins=[my_package.parts]``).
 
     ``config`` is a dataclass whose ``name`` field defaults to ``name``; ``target`` is called as ``target(config, ...)``
     with what the group hands to its parts (see ``supernet.compose``).
     """
-    PARTS[group, name] = Part(group, name, config, target)
+    PARTS[group, name] = Part(group, name, config, target, needs or {}, refuses or {})
 
 
 def build(group: str, config: Any, **given: Any) -> Any:

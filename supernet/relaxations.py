@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from supernet.interfaces import Relaxation
-from supernet.schema import SoftmaxConfig
+from supernet.schema.relaxations import SoftmaxConfig
 from supernet.types import GroupMixing, Mask
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,11 @@ from supernet.evaluate import eval_mode, loss_and_accuracy, predict
 from supernet.interfaces import (
     AlphaGate,
     Derivation,
+    EpochEnd,
     GradientModifier,
     LossModifier,
     Modifier,
+    OptimizerModifier,
     SearchSpace,
     State,
     StepContext,
@@ -33,7 +35,10 @@ from supernet.runtime.random import reseed
 from supernet.schema import Config
 from supernet.spaces.genotype import Genotype
 from supernet.tasks.images import ImageClassification
-from supernet.types import Mixing, Phase
+from supernet.types import Mixing, Moment, Phase
+from supernet.updates import gradient_of_p
+
+Hook = TypeVar("Hook", bound=Modifier)
 
 
 @dataclass
@@ -63,6 +68,8 @@ class Search(Job):
         self.weight_optimizer = torch.optim.SGD(
             self.weights, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
+        for modifier in self.modifiers(OptimizerModifier):
+            modifier.edit_optimizer(self.weight_optimizer)
         loaders = parts.task.search_loaders(config, services.device, split=parts.update.uses_validation)
         self.batches: dict[Phase, Stream] = {"weights": Stream(loaders["weights"]), "alpha": Stream(loaders["alpha"])}
         self.evaluation = loaders["evaluate"]
@@ -83,12 +90,22 @@ class Search(Job):
         self.finite.note(self.step, loss=values["loss"], gradient=values["grad_norm"])
         self.meter.add(values)
 
+    def modifiers(self, hook: type[Hook]) -> list[Hook]:
+        """The modifiers that implement a hook, in the order of their names."""
+        return [m for m in self.parts.modifiers.values() if isinstance(m, hook)]
+
+    def moment(self, phase: Phase) -> Moment:
+        """Now, as a part of this phase sees it."""
+        return Moment(phase, self.epoch, self.progress, self.progress)
+
     def context(self) -> StepContext:
         """The present step as its parts see it."""
-        step, progress, parts = self.step, self.progress, self.parts
+        step, parts = self.step, self.parts
 
         def mixing(phase: Phase) -> Mixing:
-            return parts.mixer.sample(phase, step=step, progress=progress)
+            return parts.mixer.sample(
+                self.moment(phase), step=step, gradient=lambda p: gradient_of_p(ctx, phase, p.leaf())
+            )
 
         def run(phase: Phase, p: Mixing) -> StepResult:
             # Every pass of a phase draws alike, so that the passes of a finite difference differ in weights only.
@@ -98,7 +115,7 @@ class Search(Job):
             self.next_carry[phase] = result.carry
             return result
 
-        return StepContext(
+        ctx = StepContext(
             net=parts.net,
             mixing=mixing,
             run=run,
@@ -109,23 +126,23 @@ class Search(Job):
             weights=self.weights,
             weight_optimizer=self.weight_optimizer,
             step=step,
-            progress=progress,
+            moment=self.moment,
         )
+        return ctx
 
     def loss_term(self, phase: Phase, mixing: Callable[[Phase], Mixing]) -> Tensor | None:
         """Sum of the modifiers' loss terms of a phase, or None."""
-        modifiers = [m for m in self.parts.modifiers.values() if isinstance(m, LossModifier)]
+        modifiers = self.modifiers(LossModifier)
         if not modifiers:
             return None
-        p, alphas = mixing(phase), self.parts.mixer.values()
-        terms = [m.loss_term(p, alphas, phase=phase, progress=self.progress) for m in modifiers]
+        p, alphas, moment = mixing(phase), self.parts.mixer.values(), self.moment(phase)
+        terms = [m.loss_term(p, alphas, moment) for m in modifiers]
         present = [term for term in terms if term is not None]
         return torch.stack(present).sum() if present else None
 
     def alpha_moves(self) -> bool:
         """Whether no modifier holds alpha back."""
-        gates = [m for m in self.parts.modifiers.values() if isinstance(m, AlphaGate)]
-        return all(gate.alpha_moves(progress=self.progress) for gate in gates)
+        return all(gate.alpha_moves(self.moment("alpha")) for gate in self.modifiers(AlphaGate))
 
     def end_epoch(self, means: dict[str, float]) -> None:
         self.valid = self.evaluate()
@@ -134,17 +151,25 @@ class Search(Job):
         values = {f"train_{name}" if name in ("loss", "accuracy") else name: v for name, v in means.items()}
         values |= {f"valid_{name}": v for name, v in self.valid.items()}
         values |= {"lr": self.weight_optimizer.param_groups[0]["lr"]}
+        self._stop_early(p, genotype)
+        for modifier in self.parts.modifiers.values():
+            values |= modifier.figures()
         recorder.scalars("search", values, step=self.step, epoch=epoch)
         log_search(recorder, self.parts.space.groups, p, genotype, epoch=epoch, step=self.step)
         self.services.progress.epoch("search", epoch + 1, self.epochs, values)
         self.services.progress.message(str(genotype))
-        for modifier in self.parts.modifiers.values():
-            if isinstance(modifier, StopModifier) and self.stopped is None:
-                self.stopped = modifier.should_stop(genotype, epoch=epoch)
+
+    def _stop_early(self, p: Mixing, genotype: Genotype) -> None:
+        """Ask every modifier that may stop the search: each follows all epochs, and the first reason counts."""
+        end = EpochEnd(self.epoch, self.epochs, p, genotype, self.parts.mixer.values(), self.context())
+        stops = [stop for m in self.modifiers(StopModifier) if (stop := m.should_stop(end)) is not None]
+        if stops:
+            self.stopped = stops[0].reason
+            self.parts.mixer.set_values(stops[0].alphas or {})
 
     def evaluate(self) -> dict[str, float]:
         """Loss and accuracy of the mean p on the part of the training split that alpha learns from."""
-        p = self.parts.mixer.mean("evaluate", step=self.step, progress=self.progress)
+        p = self.parts.mixer.mean(self.moment("evaluate"), step=self.step)
         with eval_mode(self.parts.net), autocast(self.services.device, self.config.precision):
             logits_BK, y_B = predict(
                 lambda x: self.parts.net(x, p), self.evaluation.epoch(0), self.services.interrupt.check
@@ -156,7 +181,7 @@ class Search(Job):
         check_finite(
             {f"alpha of {k}": a for k, a in self.parts.mixer.values().items()}, f"step {self.step} of the search"
         )
-        p = self.parts.mixer.mean("derive", step=self.step, progress=self.progress)
+        p = self.parts.mixer.mean(self.moment("derive"), step=self.step)
         return p, self.parts.derivation.derive(p, self.parts.space)
 
     def state_dict(self) -> State:
@@ -195,9 +220,8 @@ def search_step(search: Search, ctx: StepContext) -> dict[str, Tensor]:
     term = search.loss_term("weights", lambda phase: given)
     (result.loss if term is None else result.loss + term).backward()
     ctx.sync_grads([w.grad for w in ctx.weights if w.grad is not None])
-    for modifier in parts.modifiers.values():
-        if isinstance(modifier, GradientModifier):
-            modifier.edit_gradients(parts.net, ctx)
+    for modifier in search.modifiers(GradientModifier):
+        modifier.edit_gradients(parts.net, ctx)
     norm = nn.utils.clip_grad_norm_(ctx.weights, search.config.search.grad_clip)
     ctx.weight_optimizer.step()
     ctx.weight_optimizer.zero_grad(set_to_none=True)

@@ -33,6 +33,17 @@ Phase = Literal["alpha", "weights", "evaluate", "derive"]
 """What p is being made for; p is sampled once per phase of a step and shared by all passes of that phase."""
 
 
+@dataclass(frozen=True)
+class Moment:
+    """When a part acts. ``progress`` is the share of the search that is done, ``stage_progress`` that of the present
+    stage (the same where a search has one stage), both in [0, 1); ``epoch`` counts from 0."""
+
+    phase: Phase
+    epoch: int
+    progress: float
+    stage_progress: float
+
+
 class Batch(NamedTuple):
     """One batch on the device: inputs (images: ``x_BCHW``, normalised) and targets (classes: ``y_B``)."""
 
@@ -45,7 +56,9 @@ class Group:
     """One decision group of a search space: N decisions with the same K options.
 
     ``sources[n]`` and ``targets[n]`` are the state that decision n reads and the node that it feeds; a derivation keeps
-    ``keep`` decisions per node (all of them where None).
+    ``keep`` decisions per node (all of them where None). ``underivable`` options are in no genotype. ``extras`` are
+    options that no relaxation knows (their mask is False): they are built on every decision, and a modifier gives them
+    their p and their mask.
     """
 
     name: str
@@ -56,6 +69,7 @@ class Group:
     mask_NK: Mask
     keep: int | None = None
     underivable: frozenset[str] = frozenset()
+    extras: frozenset[str] = frozenset()
 
     @property
     def decisions(self) -> int:
@@ -68,7 +82,12 @@ class Group:
 
     def derivable(self, n: int) -> list[int]:
         """Options of decision n that a genotype may contain."""
-        return [k for k, name in enumerate(self.options) if self.mask_NK[n][k] and name not in self.underivable]
+        barred = self.underivable | self.extras
+        return [k for k, name in enumerate(self.options) if self.mask_NK[n][k] and name not in barred]
+
+    def built(self, n: int) -> list[bool]:
+        """Which options the network holds at decision n: those that exist, and the extras."""
+        return [here or name in self.extras for here, name in zip(self.mask_NK[n], self.options, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -77,13 +96,17 @@ class GroupMixing:
 
     ``op_LNK`` weighs option K at decision N in placement L (L is 1 where all placements share); ``edge_LN`` is an
     edge's own weight or None; ``mask_NK`` says which options exist; ``active_LN`` names the options of a one-hot p, so
-    that nobody has to look into a tensor to know what to compute, and is None for a dense p.
+    that nobody has to look into a tensor to know what to compute, and is None for a dense p. In training, ``dropout_K``
+    is the rate at which elements of an option's output are dropped, ``drop_path`` that of whole samples of a decision's
+    weighted sum; what is kept is scaled up.
     """
 
     op_LNK: Tensor
     mask_NK: Mask
     edge_LN: Tensor | None = None
     active_LN: Active | None = None
+    dropout_K: tuple[float, ...] | None = None
+    drop_path: float = 0.0
 
     def tensors(self) -> list[Tensor]:
         """The tensors of p, op first."""
@@ -98,7 +121,7 @@ class GroupMixing:
         active_N = None
         if self.active_LN is not None:
             active_N = self.active_LN[placement if len(self.active_LN) > 1 else 0]
-        return CellMixing(self.op_LNK[index], self.mask_NK, edge_N, active_N)
+        return CellMixing(self.op_LNK[index], self.mask_NK, edge_N, active_N, self.dropout_K, self.drop_path)
 
 
 @dataclass(frozen=True)
@@ -109,6 +132,8 @@ class CellMixing:
     mask_NK: Mask
     edge_N: Tensor | None = None
     active_N: tuple[int, ...] | None = None
+    dropout_K: tuple[float, ...] | None = None
+    drop_path: float = 0.0
 
     def options(self, n: int) -> list[int]:
         """The options to evaluate at decision n: all that exist, or the sampled one."""

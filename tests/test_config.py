@@ -23,7 +23,10 @@ from supernet.config.store import CONF, store_parts
 from supernet.errors import UserError
 from supernet.registry import PARTS, register
 from supernet.runtime.signals import Interrupted
-from supernet.schema import Config, DigitsConfig, FirstOrderConfig, ImageFolderConfig, UnrolledConfig, ranged
+from supernet.schema import Config
+from supernet.schema.fields import ranged
+from supernet.schema.tasks import DigitsConfig, ImageFolderConfig
+from supernet.schema.updates import FirstOrderConfig, UnrolledConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -26,7 +26,7 @@ from supernet.data.folder import read_folder
 from supernet.data.images import ImageData, Images, balanced, check_size, split_indices
 from supernet.data.loader import Loader
 from supernet.runtime.random import generator
-from supernet.schema import CifarConfig, DigitsConfig, ImageFolderConfig
+from supernet.schema.tasks import CifarConfig, DigitsConfig, ImageFolderConfig
 from supernet.types import Batch
 
 # Python 3.12 and later warn of any fork beside threads; torch's loader forks by default, and its workers start none.

@@ -21,7 +21,7 @@ from supernet.data.folder import read_folder
 from supernet.data.images import ImageData, Images, check_size
 from supernet.data.loader import Loader
 from supernet.errors import UserError
-from supernet.schema import CifarConfig, ImageFolderConfig
+from supernet.schema.tasks import CifarConfig, ImageFolderConfig
 
 
 def write_images(folder: Path, count: int = 4) -> None:

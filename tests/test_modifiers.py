@@ -13,16 +13,18 @@ from torch import Tensor, nn
 
 from supernet.interfaces import (
     AlphaGate,
+    EpochEnd,
     GradientModifier,
     LossModifier,
     MixingModifier,
+    PGradient,
     StepContext,
+    Stop,
     StopModifier,
 )
 from supernet.registry import PARTS, register
 from supernet.search import Search
-from supernet.spaces.genotype import Genotype
-from supernet.types import Mixing, Phase
+from supernet.types import Mixing, Moment
 
 
 @dataclass
@@ -38,7 +40,9 @@ class OnlyFirst(MixingModifier):
     def __init__(self, config: AnyConfig) -> None:
         pass
 
-    def edit_mixing(self, p: Mixing, *, phase: Phase, progress: float, generator: torch.Generator) -> Mixing:
+    def edit_mixing(
+        self, p: Mixing, moment: Moment, *, generator: torch.Generator, gradient: PGradient | None
+    ) -> Mixing:
         return p.map(lambda t: t * 0.0 + torch.eye(t.shape[-1])[1])
 
 
@@ -48,8 +52,10 @@ class PullFirst(LossModifier):
     def __init__(self, config: AnyConfig) -> None:
         pass
 
-    def loss_term(self, p: Mixing, alphas: dict[str, Tensor], *, phase: Phase, progress: float) -> Tensor | None:
-        return -1e3 * torch.stack([a[..., 0].sum() for a in alphas.values()]).sum() if phase == "alpha" else None
+    def loss_term(self, p: Mixing, alphas: dict[str, Tensor], moment: Moment) -> Tensor | None:
+        if moment.phase != "alpha":
+            return None
+        return -1e3 * torch.stack([a[..., 0].sum() for a in alphas.values()]).sum()
 
 
 class Freeze(GradientModifier):
@@ -68,8 +74,8 @@ class Hold(AlphaGate):
     def __init__(self, config: AnyConfig) -> None:
         pass
 
-    def alpha_moves(self, *, progress: float) -> bool:
-        return progress >= 0.5
+    def alpha_moves(self, moment: Moment) -> bool:
+        return moment.progress >= 0.5
 
 
 class StopAtOnce(StopModifier):
@@ -78,8 +84,8 @@ class StopAtOnce(StopModifier):
     def __init__(self, config: AnyConfig) -> None:
         pass
 
-    def should_stop(self, genotype: Genotype, *, epoch: int) -> str | None:
-        return "seen enough"
+    def should_stop(self, end: EpochEnd) -> Stop | None:
+        return Stop("seen enough", {name: torch.zeros_like(a) for name, a in end.alphas.items()})
 
 
 @pytest.fixture
@@ -139,3 +145,4 @@ def test_a_gate_holds_alpha_back(searching) -> None:  # type: ignore[no-untyped-
 def test_a_stop_ends_the_search(searching) -> None:  # type: ignore[no-untyped-def]
     search = run_epochs(searching(StopAtOnce))
     assert (search.epoch, search.stopped) == (1, "seen enough")
+    assert not alphas(search).any(), "the search went back to the alphas that the stop gives"

@@ -30,7 +30,7 @@ from supernet.report.recorder import METRICS, Recorder
 from supernet.report.run_report import write_report
 from supernet.report.search_view import entropy, heat_map_png, log_search
 from supernet.runtime.signals import Interrupted
-from supernet.schema import Top2Config
+from supernet.schema.derivations import Top2Config
 from supernet.spaces.darts import DARTS_OPERATIONS, DartsSpace
 from supernet.spaces.genotype import CellGenotype, load_genotype, named_genotypes
 from supernet.types import GroupMixing, Mixing

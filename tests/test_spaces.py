@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from supernet.derive.top2 import Top2, strongest
 from supernet.errors import UserError
-from supernet.schema import Top2Config
+from supernet.schema.derivations import Top2Config
 from supernet.spaces.cell import drop_samples
 from supernet.spaces.darts import DartsSpace
 from supernet.spaces.genotype import load_genotype

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from supernet.interfaces import StepContext, StepResult
-from supernet.schema import AlphaConfig, FirstOrderConfig, SingleLevelConfig
+from supernet.schema import AlphaConfig
+from supernet.schema.updates import FirstOrderConfig, SingleLevelConfig
 from supernet.spaces.darts import DartsSpace
-from supernet.types import GroupMixing, Mixing, Phase
+from supernet.types import GroupMixing, Mixing, Moment, Phase
 from supernet.updates import pull_back
 from supernet.updates.first_order import FirstOrder
 from supernet.updates.single_level import SingleLevel
@@ -34,7 +35,7 @@ def context(net: nn.Module, alphas: list[nn.Parameter], mixing: Callable[[Phase]
         weights=weights,
         weight_optimizer=torch.optim.SGD(weights, lr=XI, momentum=MOMENTUM, weight_decay=DECAY),
         step=0,
-        progress=0.0,
+        moment=lambda phase: Moment(phase, 0, 0.0, 0.0),
     )
 
 

@@ -111,6 +111,22 @@ def check_values(config: Config) -> None:
             )
 
 
+def check_together(config: Config) -> None:
+    """Refuse parts that make no sense together, with the reason that one of them gives (:class:`.registry.Part`)."""
+    chosen = {group: (getattr(config, group).name,) for group in PART_GROUPS} | {"modifier": tuple(config.modifier)}
+    for group, names in chosen.items():
+        for name in names:
+            part = PARTS[group, name]
+            for other, wanted in part.needs.items():
+                if not set(wanted) & set(chosen[other]):
+                    raise UserError(
+                        f"{group}={name} needs {other}={' or '.join(wanted)}: choose it, or leave {name} out"
+                    )
+            for other, reason in part.refuses.items():
+                if other in {f"{g}={n}" for g, ns in chosen.items() for n in ns}:
+                    raise UserError(f"{group}={name} does not go with {other}: {reason}")
+
+
 def _fields(prefix: str, owner: Any) -> Iterator[tuple[str, Any, Field, Any]]:
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name)

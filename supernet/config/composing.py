@@ -11,7 +11,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from supernet.config.check import check_keys, check_values
+from supernet.config.check import check_keys, check_together, check_values
 from supernet.config.explain import EXPLAINED, explain
 from supernet.config.overrides import check_imported, import_plugins, job_name, line, parse, plugins_named
 from supernet.config.store import CONF, store_parts
@@ -78,6 +78,7 @@ def finish(composed: DictConfig, method: str | None = None) -> Config:
     assert isinstance(config, Config)
     check_imported(config.plugins)
     check_values(config)
+    check_together(config)
     return apply_limit(config)
 
 

@@ -12,7 +12,7 @@ from torchvision.datasets.utils import check_integrity
 from supernet.data.images import ImageData, Images
 from supernet.data.statistics import Moments
 from supernet.errors import UserError
-from supernet.schema import CifarConfig
+from supernet.schema.tasks import CifarConfig
 
 SETS: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 

@@ -6,7 +6,7 @@ import torch
 
 from supernet.data.images import ImageData, Images, split_indices
 from supernet.data.statistics import Moments
-from supernet.schema import DigitsConfig
+from supernet.schema.tasks import DigitsConfig
 
 _TEST_PORTION = 0.2
 

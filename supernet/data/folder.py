@@ -12,7 +12,7 @@ from torch import Tensor
 from supernet.data.files import Files, Scan, scan
 from supernet.data.images import ImageData, Images, balanced
 from supernet.errors import UserError
-from supernet.schema import ImageFolderConfig
+from supernet.schema.tasks import ImageFolderConfig
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 LAYOUT = "images go to task.root/train/<class>/ and task.root/test/<class>/"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from supernet.interfaces import Derivation, SearchSpace
-from supernet.schema import Top2Config
+from supernet.schema.derivations import Top2Config
 from supernet.spaces.genotype import Genotype
 from supernet.types import Group, GroupMixing, Mixing
 
@@ -18,7 +18,7 @@ class Top2(Derivation):
     a node, edges are ordered by strength as in the published code. A group may keep all edges (``keep`` None).
     """
 
-    def __init__(self, config: Top2Config) -> None:
+    def __init__(self, config: Top2Config, *, seed: int = 0) -> None:
         pass
 
     def derive(self, p: Mixing, space: SearchSpace) -> Genotype:

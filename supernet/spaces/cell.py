@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import reduce
 from torch import Tensor, nn
 
@@ -59,6 +60,8 @@ class Cell(nn.Module):
             if x_BCHW is None:
                 continue  # every edge into this state is ``none``
             for target, y_BCHW in fan_out(x_BCHW, context):
+                if self.training and isinstance(context, CellMixing) and context.drop_path > 0.0:
+                    y_BCHW = drop_samples(y_BCHW, context.drop_path)
                 total = totals[target]
                 totals[target] = y_BCHW if total is None else total + y_BCHW
         return torch.cat([self._or_zeros(totals, state) for state in self.concat], dim=1)
@@ -91,14 +94,22 @@ class MixedOp(nn.Module):
             for name, here in zip(options, exists, strict=True)
         )
 
-    def forward(self, x_BCHW: Tensor, p_K: Tensor, evaluate: Sequence[int]) -> Tensor | None:
+    def forward(
+        self, x_BCHW: Tensor, p_K: Tensor, evaluate: Sequence[int], dropout_K: Sequence[float] | None = None
+    ) -> Tensor | None:
         """Sum the options in ``evaluate``, weighted; None where nothing but ``none`` is among them."""
         total: Tensor | None = None
         for k in evaluate:
             if self.options[k] != "none":
-                y_BCHW = p_K[k] * self.ops[k](x_BCHW)
+                y_BCHW = p_K[k] * self.output(k, x_BCHW, dropout_K)
                 total = y_BCHW if total is None else total + y_BCHW
         return total
+
+    def output(self, k: int, x_BCHW: Tensor, dropout_K: Sequence[float] | None) -> Tensor:
+        """Option k of x, with the dropout that p asks for in training."""
+        y_BCHW: Tensor = self.ops[k](x_BCHW)
+        rate = 0.0 if dropout_K is None else dropout_K[k]
+        return F.dropout(y_BCHW, rate) if rate > 0.0 and self.training else y_BCHW
 
 
 def build_candidate(name: str, channels: int, stride: int, norm: Norm) -> nn.Module:
@@ -123,7 +134,7 @@ def child_fan_out(edges: Sequence[CellEdge]) -> FanOut:
 
 def _evaluate_plainly(edges: Sequence[CellEdge], x_BCHW: Tensor, p: CellMixing) -> Iterable[tuple[int, Tensor]]:
     for edge in edges:
-        y_BCHW = edge.module(x_BCHW, p.op_NK[edge.n], p.options(edge.n))
+        y_BCHW = edge.module(x_BCHW, p.op_NK[edge.n], p.options(edge.n), p.dropout_K)
         if y_BCHW is not None:
             yield edge.target, y_BCHW if p.edge_N is None else p.edge_N[edge.n] * y_BCHW
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from supernet.errors import UserError
 from supernet.interfaces import SearchSpace
 from supernet.runtime.compute import MEMORY_FORMATS
-from supernet.schema import DartsConfig
+from supernet.schema.spaces import DartsConfig
 from supernet.spaces.banks import BankedFanOut
 from supernet.spaces.cell import (
     Cell,
@@ -137,7 +137,7 @@ class Supernet(nn.Module):
         def build_cell(kind: str, preprocess: tuple[nn.Module, nn.Module], channels: int) -> Cell:
             group = groups[kind]
             edges = [
-                CellEdge(n, s, t, MixedOp(group.options, group.mask_NK[n], channels, _stride(kind, s), norm))
+                CellEdge(n, s, t, MixedOp(group.options, group.built(n), channels, _stride(kind, s), norm))
                 for n, (s, t) in enumerate(zip(group.sources, group.targets, strict=True))
             ]
             return Cell(preprocess, edges, range(2, 2 + space.nodes), make_fan_out)

@@ -12,7 +12,8 @@ from supernet.data.augment import Augment
 from supernet.data.images import ImageData, Images, split_indices
 from supernet.data.loader import Loader
 from supernet.interfaces import Net, StepResult, Task
-from supernet.schema import CifarConfig, Config, DigitsConfig, ImageFolderConfig
+from supernet.schema import Config
+from supernet.schema.tasks import CifarConfig, DigitsConfig, ImageFolderConfig
 from supernet.types import Batch, Mixing
 
 

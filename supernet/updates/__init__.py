@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from supernet.interfaces import State, StepContext
-from supernet.schema import AlphaConfig, FirstOrderConfig
+from supernet.schema import AlphaConfig
+from supernet.schema.updates import FirstOrderConfig
 from supernet.types import Mixing, Phase
 
 

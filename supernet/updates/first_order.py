@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from supernet.interfaces import State, StepContext, Update
-from supernet.schema import AlphaConfig, FirstOrderConfig
+from supernet.schema import AlphaConfig
+from supernet.schema.updates import FirstOrderConfig
 from supernet.updates import AlphaOptimizer, gradient_of_p, pull_back
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from supernet.interfaces import State, StepContext, Update
-from supernet.schema import AlphaConfig, SingleLevelConfig
+from supernet.schema import AlphaConfig
+from supernet.schema.updates import SingleLevelConfig
 from supernet.types import Mixing
 from supernet.updates import AlphaOptimizer, pull_back
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from supernet.interfaces import State, StepContext, Update
-from supernet.schema import AlphaConfig, UnrolledConfig
+from supernet.schema import AlphaConfig
+from supernet.schema.updates import UnrolledConfig
 from supernet.types import Mixing
 from supernet.updates import AlphaOptimizer, gradient_of_p, pull_back, quiet
 

@@ -1,0 +1,1 @@
+"""Modifiers: each adds one thing at one place of the arrow."""
