@@ -8,7 +8,7 @@ alpha --relaxation--> p --mixing modifiers--> p' --net(x, p')--> prediction --ta
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from supernet.types import Batch, Group, GroupMixing, Mask, Mixing, Moment, Phase
 
 if TYPE_CHECKING:
+    from supernet.decisions import Values
+    from supernet.loop import DerivationJob
+    from supernet.search import Search
     from supernet.spaces.genotype import Genotype
 
 State = dict[str, Any]
@@ -65,7 +68,7 @@ class Relaxation(ABC):
         """Draw p for one phase, differentiably; ``progress`` in [0, 1] is the share of the search that is done."""
 
     @abstractmethod
-    def mean(self, alpha_LNK: Tensor, mask_NK: Mask) -> GroupMixing:
+    def mean(self, alpha_LNK: Tensor, mask_NK: Mask, *, progress: float) -> GroupMixing:
         """The p that stands for alpha without noise: what is evaluated, drawn and derived from."""
 
 
@@ -128,6 +131,9 @@ class Modifier:
 
     def bind(self, setting: Setting) -> None:
         """Learn the setting, and make the parameters that depend on it; called once, before the first step."""
+
+    def begin_stage(self, space: SearchSpace) -> None:
+        """Learn the space that a later stage searches (:class:`StageModifier`); it may have other placements."""
 
     def parameters(self) -> list[nn.Parameter]:
         """Architecture parameters that this modifier owns; they are trained with alpha and kept in its state."""
@@ -222,12 +228,47 @@ class StopModifier(Modifier, ABC):
     def should_stop(self, end: EpochEnd) -> Stop | None: ...
 
 
+class StageModifier(Modifier, ABC):
+    """Divides a search into stages; at most one part of a search does. A stage begins between two epochs: with narrower
+    masks, and with another network where its space is another one. Steps per epoch stay the same."""
+
+    new_weights = False
+    """True: weights, momentum and learning-rate schedule begin anew with every stage. False: they go on; where the
+    network changes, weights are carried over (:func:`supernet.stages.carry_over`)."""
+
+    new_alpha = False
+    """True: alpha and its optimiser begin anew with every stage."""
+
+    @property
+    @abstractmethod
+    def starts(self) -> tuple[float, ...]:
+        """Shares of the epochs at which the stages after the first begin: ascending, above 0 and below 1."""
+
+    @abstractmethod
+    def stage_space(self, space: SearchSpace, stage: int) -> SearchSpace:
+        """What a stage searches; ``space`` is the first stage's. It follows from these two alone, so that a checkpoint
+        of any stage can build its network; masks are kept apart."""
+
+    @abstractmethod
+    def stage_masks(self, p: Mixing, groups: Mapping[str, Group], stage: int) -> dict[str, Mask]:
+        """The masks with which a stage after the first begins; ``p`` is the mean of p' at the end of the stage before,
+        and ``groups`` have the masks of that stage."""
+
+
 class Derivation(ABC):
     """How the search's result becomes one architecture. Built with ``seed``."""
+
+    needs_search = True
+    """False where the result does not depend on the search; nothing is trained then."""
 
     @abstractmethod
     def derive(self, p: Mixing, space: SearchSpace) -> Genotype:
         """Choose from p', the mean of the search's p with modifiers applied in phase "derive"."""
+
+    def job(self, search: Search) -> DerivationJob | None:
+        """What trains between decisions, and holds the genotype at its end; None where ``derive`` decides at once.
+        Where there is a job, ``derive`` only shows how the search stands after an epoch."""
+        return None
 
 
 @dataclass
@@ -248,3 +289,26 @@ class Task(ABC):
     @abstractmethod
     def step(self, net: Net, batch: Batch, p: Mixing | None, carry: Any = None) -> StepResult:
         """Run ``net`` on one batch; the loss is a mean over the batch."""
+
+
+class Strategy(ABC):
+    """Chooses architectures from the rewards of those before: it is asked, then told. Built with ``decisions`` (the
+    variables of the space) and ``seed``; rewards are tuples of what is to be large, one per objective."""
+
+    @abstractmethod
+    def ask(self) -> list[Values]:
+        """The next architectures to judge: one, or as many as its update needs."""
+
+    @abstractmethod
+    def tell(self, asked: Sequence[Values], rewards: Sequence[tuple[float, ...]]) -> None:
+        """The rewards of what was asked last."""
+
+    def figures(self) -> dict[str, float]:
+        """What to record, by name."""
+        return {}
+
+    @abstractmethod
+    def state_dict(self) -> State: ...
+
+    @abstractmethod
+    def load_state_dict(self, state: State, /) -> None: ...

@@ -18,6 +18,7 @@ from supernet.report.recorder import Recorder
 from supernet.runtime.checkpoint import Checkpoints
 from supernet.runtime.finite import FiniteWatch, check_finite
 from supernet.runtime.signals import Interrupt, Interrupted
+from supernet.spaces.genotype import Genotype
 from supernet.types import Batch
 
 SHOW_EVERY = 1.0
@@ -64,7 +65,7 @@ class Meter:
 
 
 class Job(ABC):
-    """Something that trains: a search or a retraining. It counts epochs and the steps within one."""
+    """Something that trains: a search, a derivation or a retraining. It counts epochs and the steps within one."""
 
     phase: str
     epochs: int
@@ -130,6 +131,16 @@ class Job(ABC):
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.seconds, self.stopped = state["seconds"], state["stopped"]
         self.meter.load_state_dict(state["meter"], self.services.device)
+
+
+class DerivationJob(Job, ABC):
+    """Trains the supernet of a finished search between decisions on the architecture."""
+
+    phase = "derive"
+
+    @abstractmethod
+    def genotype(self) -> Genotype:
+        """The result, once the job has run."""
 
 
 def run_job(job: Job, checkpoints: Checkpoints, header: State) -> None:

@@ -36,12 +36,14 @@ Phase = Literal["alpha", "weights", "evaluate", "derive"]
 @dataclass(frozen=True)
 class Moment:
     """When a part acts. ``progress`` is the share of the search that is done, ``stage_progress`` that of the present
-    stage (the same where a search has one stage), both in [0, 1); ``epoch`` counts from 0."""
+    stage (the same where a search has one stage), both in [0, 1), and 1 when it is over; ``epoch`` and ``stage`` count
+    from 0."""
 
     phase: Phase
     epoch: int
     progress: float
     stage_progress: float
+    stage: int = 0
 
 
 class Batch(NamedTuple):
