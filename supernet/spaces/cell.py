@@ -18,7 +18,7 @@ from supernet.types import CellMixing
 
 @dataclass(frozen=True)
 class CellEdge:
-    """Edge n of a cell: from state ``source`` to state ``target``; states 0 and 1 are the cell's inputs."""
+    """Edge n of a cell: from state ``source`` to state ``target``; the first states are the cell's inputs."""
 
     n: int
     source: int
@@ -33,33 +33,37 @@ FanOut = Callable[..., Iterable[tuple[int, Tensor]]]
 class Cell(nn.Module):
     """A directed acyclic graph: node = sum of its incoming edges, output = concatenation of the states in ``concat``.
 
-    Eq. 1 of DARTS, x_j = sum over i < j of o_ij(x_i), evaluated state by state: as soon as a state is complete, all
+    DARTS (arXiv:1806.09055), eq. 1: x_j = sum over i < j of o_ij(x_i), evaluated state by state: as soon as a state is complete, all
     edges that leave it are evaluated together by its fan-out. Edges are registered in their published order.
     """
 
     def __init__(
         self,
-        preprocess: tuple[nn.Module, nn.Module],
+        preprocess: Sequence[nn.Module],
         edges: Sequence[CellEdge],
         concat: Sequence[int],
         make_fan_out: Callable[[Sequence[CellEdge]], FanOut],
     ) -> None:
         super().__init__()
-        self.preprocess0, self.preprocess1 = preprocess
+        self.inputs = len(preprocess)
+        for i, module in enumerate(preprocess):
+            self.add_module(f"preprocess{i}", module)
         self.edges = nn.ModuleList(edge.module for edge in edges)
         self.concat = tuple(concat)
         self.states = 1 + max(*concat, *(edge.target for edge in edges))
         # Not modules: they refer to the modules registered above, so that every engine has the same state_dict keys.
         self._fan_outs = [make_fan_out([e for e in edges if e.source == s]) for s in range(self.states)]
 
-    def forward(self, s0: Tensor, s1: Tensor, context: Any) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], context: Any) -> Tensor:
         """``context`` is what the edges need to know: a :class:`CellMixing` or a drop-path rate."""
-        totals: list[Tensor | None] = [self.preprocess0(s0), self.preprocess1(s1)] + [None] * (self.states - 2)
+        totals: list[Tensor | None] = [None] * self.states
+        for i, x_BCHW in enumerate(inputs):
+            totals[i] = self.get_submodule(f"preprocess{i}")(x_BCHW)
         for source, fan_out in enumerate(self._fan_outs):
-            x_BCHW = totals[source]
-            if x_BCHW is None:
+            state = totals[source]
+            if state is None:
                 continue  # every edge into this state is ``none``
-            for target, y_BCHW in fan_out(x_BCHW, context):
+            for target, y_BCHW in fan_out(state, context):
                 if self.training and isinstance(context, CellMixing) and context.drop_path > 0.0:
                     y_BCHW = drop_samples(y_BCHW, context.drop_path)
                 total = totals[target]
@@ -70,7 +74,7 @@ class Cell(nn.Module):
         total = totals[state]
         if total is not None:
             return total
-        like = next(t for t in (*totals[2:], totals[0]) if t is not None)
+        like = next(t for t in (*totals[self.inputs :], totals[0]) if t is not None)
         stride = self.stride if like is totals[0] else 1
         return torch.zeros_like(like[:, :, ::stride, ::stride])
 
@@ -80,17 +84,26 @@ class Cell(nn.Module):
 
 class MixedOp(nn.Module):
     """The candidate operations of one edge, in the order of ``options``; an option that does not exist is an Identity
-    that is never called.
+    that is never called. ``normalise``: append the batch norm that some operations have in a DARTS supernet.
 
-    Eq. 2 of DARTS: o(x) = sum over k of p_k o_k(x), where ``none`` contributes exactly nothing and is not computed.
+    DARTS (arXiv:1806.09055), eq. 2: o(x) = sum over k of p_k o_k(x), where ``none`` contributes exactly nothing and is not computed.
     """
 
-    def __init__(self, options: Sequence[str], exists: Sequence[bool], channels: int, stride: int, norm: Norm) -> None:
+    def __init__(
+        self,
+        options: Sequence[str],
+        exists: Sequence[bool],
+        channels: int,
+        stride: int,
+        norm: Norm,
+        *,
+        normalise: bool = True,
+    ) -> None:
         super().__init__()
         self.options = tuple(options)
         self.stride = stride
         self.ops = nn.ModuleList(
-            build_candidate(name, channels, stride, norm) if here else nn.Identity()
+            build_candidate(name, channels, stride, norm, normalise=normalise) if here else nn.Identity()
             for name, here in zip(options, exists, strict=True)
         )
 
@@ -112,11 +125,13 @@ class MixedOp(nn.Module):
         return F.dropout(y_BCHW, rate) if rate > 0.0 and self.training else y_BCHW
 
 
-def build_candidate(name: str, channels: int, stride: int, norm: Norm) -> nn.Module:
+def build_candidate(name: str, channels: int, stride: int, norm: Norm, *, normalise: bool = True) -> nn.Module:
     """An operation as it stands in the supernet."""
     operation = OPERATIONS[name]
     built = operation.build(channels, stride, norm)
-    return nn.Sequential(built, norm(channels, affine=False)) if operation.normalise_in_supernet else built
+    if normalise and operation.normalise_in_supernet:
+        return nn.Sequential(built, norm(channels, affine=False))
+    return built
 
 
 def plain_fan_out(edges: Sequence[CellEdge]) -> FanOut:
@@ -148,8 +163,8 @@ def _evaluate_single(edges: Sequence[CellEdge], x_BCHW: Tensor, drop_path: float
 
 
 def drop_samples(x_BCHW: Tensor, rate: float) -> Tensor:
-    """Drop path (Larsson et al., arXiv:1605.07648) as in DARTS: zero whole samples, scale the rest by 1 / (1 -
-    rate)."""
+    """Drop path, from FractalNet (arXiv:1605.07648), section 3.1, as in DARTS: zero whole samples, scale the rest by
+    1 / (1 - rate)."""
     keep_B111 = torch.empty_like(x_BCHW[:, :1, :1, :1]).bernoulli_(1.0 - rate)
     return x_BCHW * (keep_B111 / (1.0 - rate))
 
@@ -209,7 +224,7 @@ class CellStack(nn.Module):
         s0 = s1 = self.stem(x_BCHW)
         outputs = []
         for cell, context in zip(self.cells, contexts, strict=True):
-            s0, s1 = s1, cell(s0, s1, context)
+            s0, s1 = s1, cell((s0, s1), context)
             outputs.append(s1)
         return outputs
 

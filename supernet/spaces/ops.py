@@ -1,8 +1,7 @@
 """The candidate operations as plain modules: the readable truth that :mod:`supernet.spaces.banks` must equal.
 
-DARTS (Liu, Simonyan, Yang, ICLR 2019, arXiv:1806.09055), section 3.1.1: convolutions are ReLU-Conv-BN, separable
-convolutions are applied twice, dilated ones once; every operation keeps the channels and divides the image by
-``stride``.
+DARTS (arXiv:1806.09055), section 3.1.1: convolutions are ReLU-Conv-BN, separable convolutions are applied twice,
+dilated ones once; every operation keeps the channels and divides the image by ``stride``.
 """
 
 from __future__ import annotations
@@ -71,10 +70,11 @@ class Zero(nn.Module):
 
 
 class ReLUConvBN(nn.Sequential):
-    """ReLU, convolution, batch norm: how a cell brings its inputs to its own number of channels."""
+    """ReLU, convolution, batch norm: how a cell brings its inputs to its own number of channels, and an operation of
+    NAS-Bench-201."""
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, norm: Norm) -> None:
-        conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, norm: Norm, stride: int = 1) -> None:
+        conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
         super().__init__(nn.ReLU(), conv, norm(channels_out))
 
 
@@ -151,6 +151,8 @@ register_operation("sep_conv_3x3", lambda channels, stride, norm: SepConv(channe
 register_operation("sep_conv_5x5", lambda channels, stride, norm: SepConv(channels, 5, stride, norm))
 register_operation("dil_conv_3x3", lambda channels, stride, norm: DilConv(channels, 3, stride, norm))
 register_operation("dil_conv_5x5", lambda channels, stride, norm: DilConv(channels, 5, stride, norm))
+register_operation("nor_conv_1x1", lambda channels, stride, norm: ReLUConvBN(channels, channels, 1, norm, stride))
+register_operation("nor_conv_3x3", lambda channels, stride, norm: ReLUConvBN(channels, channels, 3, norm, stride))
 
 DARTS_OPERATIONS = (
     "none",
@@ -163,3 +165,6 @@ DARTS_OPERATIONS = (
     "dil_conv_5x5",
 )
 """PRIMITIVES of the DARTS cell space, in the published order."""
+
+NASBENCH201_OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+"""Operations of NAS-Bench-201 (Dong and Yang, ICLR 2020, arXiv:2001.00326), in the published order."""
