@@ -13,7 +13,7 @@ from supernet.errors import UserError
 
 @dataclass(frozen=True)
 class Augment:
-    """Random crop after padding, horizontal flip, cutout (DeVries and Taylor, arXiv:1708.04552), as in DARTS's code.
+    """Random crop after padding, horizontal flip, Cutout (arXiv:1708.04552), section 3, as in DARTS's code.
 
     ``crop_padding`` is in pixels, ``flip`` happens to half of the images, ``cutout`` is the side of the square in
     pixels; 0 leaves a part out. The published code pads with black before normalising and cuts out after it, so that a

@@ -1,8 +1,7 @@
 """The discrete result of a search on a cell space, and how the community writes it.
 
-Named genotypes (``genotypes.json``): ``DARTS_V1`` and ``DARTS_V2``, the first and second order cells of Liu, Simonyan,
-Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, arXiv:1806.09055, as published in ``cnn/genotypes.py`` of
-github.com/quark0/darts.
+Named genotypes (``genotypes.json``): ``DARTS_V1`` and ``DARTS_V2``, the first and second order cells of
+DARTS (arXiv:1806.09055), as published in ``cnn/genotypes.py`` of github.com/quark0/darts.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from supernet.updates import AlphaOptimizer, pull_back
 
 
 class SingleLevel(Update):
-    """Alpha and weights descend one loss together (DARTS, arXiv:1806.09055, section 3.3, "alternative optimisation
-    strategies"): the weight step's own backward pass also gives the gradient of p, over the whole search split.
+    """DARTS (arXiv:1806.09055), section 3.3, "alternative optimisation strategies": alpha and weights descend one loss
+    together. The weight step's own backward pass also gives the gradient of p, over the whole search split.
     """
 
     uses_validation = False

@@ -39,7 +39,7 @@ class Unrolled(Update):
 
 
 def hypergradient(ctx: StepContext, epsilon: float) -> tuple[Tensor, list[Tensor]]:
-    """DARTS, eq. 7: dL_val(w', alpha)/dalpha - xi * d2L_train(w, alpha)/dalpha dw * dL_val(w', alpha)/dw'.
+    """DARTS (arXiv:1806.09055), eq. 7: dL_val(w', alpha)/dalpha - xi * d2L_train(w, alpha)/dalpha dw * dL_val/dw'.
 
     Returns L_val(w', alpha) and the gradient of every architecture parameter.
     """
@@ -59,8 +59,9 @@ def hypergradient(ctx: StepContext, epsilon: float) -> tuple[Tensor, list[Tensor
 
 
 def virtual_step(ctx: StepContext, p: Mixing) -> tuple[float, list[Tensor], list[Tensor]]:
-    """xi, the weights that SGD would move, and by how much: -xi * (momentum * buffer + dL/dw + decay * w).
+    """DARTS (arXiv:1806.09055), eq. 5 to 6: w' = w - xi * dL_train(w, alpha)/dw stands for w*; the step is SGD's own.
 
+    Returns xi, the weights that SGD would move, and by how much: -xi * (momentum * buffer + dL/dw + decay * w).
     Weights of operations that were not sampled have no gradient and stay where they are, as in the real step.
     """
     with quiet(ctx.net):
@@ -80,8 +81,8 @@ def virtual_step(ctx: StepContext, p: Mixing) -> tuple[float, list[Tensor], list
 
 
 def mixed_product(ctx: StepContext, leaf: Mixing, vector_W: list[Tensor], epsilon: float) -> list[Tensor]:
-    """DARTS, eq. 8, with respect to p: (dL_train(w+, p)/dp - dL_train(w-, p)/dp) / 2R, w± = w ± R v, R = epsilon /
-    |v|."""
+    """DARTS (arXiv:1806.09055), eq. 8, with respect to p: (dL_train(w+, p)/dp - dL_train(w-, p)/dp) / 2R with
+    w± = w ± R v and R = epsilon / |v|."""
     scale = epsilon / torch.nn.utils.get_total_norm(vector_W)
     offset_W = torch._foreach_mul(vector_W, scale)
     with moved(ctx.weights, offset_W):
