@@ -1,4 +1,4 @@
-"""The search: alternate architecture and weight steps on the supernet (DARTS, arXiv:1806.09055, algorithm 1)."""
+"""The search: alternate architecture and weight steps on the supernet."""
 
 from __future__ import annotations
 
@@ -209,7 +209,10 @@ class Search(Job):
 
 
 def search_step(search: Search, ctx: StepContext) -> dict[str, Tensor]:
-    """One architecture step, then one weight step. Returns what to log, on the device: nothing here waits for it."""
+    """DARTS (arXiv:1806.09055), algorithm 1, eq. 3 to 4: one architecture step, then one weight step.
+
+    Returns what to log, on the device: nothing here waits for it.
+    """
     parts, moves = search.parts, search.alpha_moves()
     logged = parts.update.step(ctx) if moves else {}
 
