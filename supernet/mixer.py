@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from supernet.interfaces import MixingModifier, Modifier, PGradient, Relaxation, State
 from supernet.runtime.random import generator
-from supernet.types import Group, Mixing, Moment
+from supernet.types import Group, Mask, Mixing, Moment
 
 
 class Mixer(nn.Module):
@@ -35,16 +35,28 @@ class Mixer(nn.Module):
         self.groups = {group.name: group for group in groups}
         self.relaxation = relaxation
         self.modifiers = [m for m in modifiers if isinstance(m, MixingModifier)]
-        self.seed = seed
-        draw = generator(seed, "alpha")
-        self.alphas = nn.ParameterDict(
-            {
-                g.name: nn.Parameter(
-                    (init_std * torch.randn(1, g.decisions, len(g.options), generator=draw)).to(device)
-                )
-                for g in groups
-            }
-        )
+        self.seed, self.init_std = seed, init_std
+        first = self._draw(generator(seed, "alpha"))
+        self.alphas = nn.ParameterDict({name: nn.Parameter(alpha.to(device)) for name, alpha in first.items()})
+
+    def _draw(self, draw: torch.Generator) -> dict[str, Tensor]:
+        return {
+            name: self.init_std * torch.randn(1, g.decisions, len(g.options), generator=draw)
+            for name, g in self.groups.items()
+        }
+
+    def restart(self, stage: int) -> None:
+        """Draw alpha anew for a stage."""
+        self.set_values(self._draw(generator(self.seed, "alpha", stage)))
+
+    def use_groups(self, groups: Sequence[Group]) -> None:
+        """Go on with the groups of another description of the same decisions; masks stay."""
+        self.groups = {g.name: replace(g, mask_NK=self.groups[g.name].mask_NK) for g in groups}
+
+    def narrow(self, masks: Mapping[str, Mask]) -> None:
+        """Put new masks in place; what is not named stays."""
+        for name, mask_NK in masks.items():
+            self.groups[name] = replace(self.groups[name], mask_NK=mask_NK)
 
     def sample(self, moment: Moment, *, step: int, gradient: PGradient | None = None) -> Mixing:
         """p' of one phase of one step, with the graph back to alpha."""
@@ -63,7 +75,10 @@ class Mixer(nn.Module):
     def mean(self, moment: Moment, *, step: int) -> Mixing:
         """The mean of p', without noise or graph: what is evaluated, drawn and derived from."""
         p = Mixing(
-            {name: self.relaxation.mean(self.alphas[name], group.mask_NK) for name, group in self.groups.items()}
+            {
+                name: self.relaxation.mean(self.alphas[name], group.mask_NK, progress=moment.progress)
+                for name, group in self.groups.items()
+            }
         )
         return self._modified(p, moment, step, None)
 
@@ -93,6 +108,4 @@ class Mixer(nn.Module):
         return {name: [list(row) for row in group.mask_NK] for name, group in self.groups.items()}
 
     def set_extra_state(self, state: State) -> None:
-        for name, rows in state.items():
-            mask_NK = tuple(tuple(bool(exists) for exists in row) for row in rows)
-            self.groups[name] = replace(self.groups[name], mask_NK=mask_NK)
+        self.narrow({name: tuple(tuple(bool(exists) for exists in row) for row in rows) for name, rows in state.items()})
