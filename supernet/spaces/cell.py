@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,8 +34,9 @@ FanOut = Callable[..., Iterable[tuple[int, Tensor]]]
 class Cell(nn.Module):
     """A directed acyclic graph: node = sum of its incoming edges, output = concatenation of the states in ``concat``.
 
-    DARTS (arXiv:1806.09055), eq. 1: x_j = sum over i < j of o_ij(x_i), evaluated state by state: as soon as a state is complete, all
-    edges that leave it are evaluated together by its fan-out. Edges are registered in their published order.
+    DARTS (arXiv:1806.09055), eq. 1: x_j = sum over i < j of o_ij(x_i), evaluated state by state: as soon as a state is
+    complete, all edges that leave it are evaluated together by its fan-out. Edges are registered in their published
+    order.
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class Cell(nn.Module):
         self.concat = tuple(concat)
         self.states = 1 + max(*concat, *(edge.target for edge in edges))
         # Not modules: they refer to the modules registered above, so that every engine has the same state_dict keys.
-        self._fan_outs = [make_fan_out([e for e in edges if e.source == s]) for s in range(self.states)]
+        self.leaving = [[e for e in edges if e.source == s] for s in range(self.states)]
+        self._fan_outs = [make_fan_out(leaving) for leaving in self.leaving]
 
     def forward(self, inputs: Sequence[Tensor], context: Any) -> Tensor:
         """``context`` is what the edges need to know: a :class:`CellMixing` or a drop-path rate."""
@@ -86,7 +89,8 @@ class MixedOp(nn.Module):
     """The candidate operations of one edge, in the order of ``options``; an option that does not exist is an Identity
     that is never called. ``normalise``: append the batch norm that some operations have in a DARTS supernet.
 
-    DARTS (arXiv:1806.09055), eq. 2: o(x) = sum over k of p_k o_k(x), where ``none`` contributes exactly nothing and is not computed.
+    DARTS (arXiv:1806.09055), eq. 2: o(x) = sum over k of p_k o_k(x), where ``none`` contributes exactly nothing and
+    is not computed.
     """
 
     def __init__(
@@ -142,6 +146,25 @@ def plain_fan_out(edges: Sequence[CellEdge]) -> FanOut:
 def child_fan_out(edges: Sequence[CellEdge]) -> FanOut:
     """Evaluate the single operation of each edge; drop paths in training, but never an identity, as published."""
     return partial(_evaluate_single, tuple(edges))
+
+
+@contextmanager
+def plainly(net: nn.Module) -> Iterator[None]:
+    """Evaluate a supernet by its plain modules meanwhile, whatever its engine, and without compilation.
+
+    For second derivatives, which neither the banks nor compiled code have. Nothing else about the network changes,
+    since every engine refers to the same modules.
+    """
+    cells = [module for module in net.modules() if isinstance(module, Cell)]
+    saved = [cell._fan_outs for cell in cells]
+    for cell in cells:
+        cell._fan_outs = [plain_fan_out(leaving) for leaving in cell.leaving]
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for cell, fan_outs in zip(cells, saved, strict=True):
+            cell._fan_outs = fan_outs
 
 
 # Partial functions rather than closures, so that a deep copy of a network evaluates its own modules.
