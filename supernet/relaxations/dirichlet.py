@@ -46,9 +46,10 @@ class Dirichlet(Relaxation):
 def concentration(alpha_LNK: Tensor, mask_NK: Mask) -> Tensor:
     """DrNAS (arXiv:2006.10355), section 2.2: beta = elu(alpha) + 1, positive; 0 where an option does not exist.
 
-    Written as exp(alpha) for alpha <= 0, which elu(alpha) + 1 rounds to zero below -17.
+    Written as exp(alpha) for alpha <= 0, which elu(alpha) + 1 rounds to zero below -17. Not with clamp, whose gradient
+    at its bound, alpha = 0, where a search begins, is zero.
     """
-    beta_LNK = torch.where(alpha_LNK > 0, alpha_LNK + 1, alpha_LNK.clamp(max=0).exp())
+    beta_LNK = torch.where(alpha_LNK > 0, alpha_LNK + 1, alpha_LNK.masked_fill(alpha_LNK > 0, 0.0).exp())
     return existing(beta_LNK.clamp_min(SMALLEST), mask_NK)
 
 
