@@ -30,6 +30,16 @@ class CellEdge:
 FanOut = Callable[..., Iterable[tuple[int, Tensor]]]
 """Evaluates all edges that leave one state: ``fan_out(x_BCHW, context) -> (target, y_BCHW), ...``."""
 
+MakeFanOut = Callable[[Sequence[CellEdge]], FanOut]
+"""An engine: makes the fan-out of the edges that leave one state."""
+
+WrapFanOut = Callable[[FanOut, Sequence[CellEdge]], FanOut]
+"""Changes what a fan-out of these edges does, whatever its engine."""
+
+
+def _unwrapped(fan_out: FanOut, edges: Sequence[CellEdge]) -> FanOut:
+    return fan_out
+
 
 class Cell(nn.Module):
     """A directed acyclic graph: node = sum of its incoming edges, output = concatenation of the states in ``concat``.
@@ -44,7 +54,8 @@ class Cell(nn.Module):
         preprocess: Sequence[nn.Module],
         edges: Sequence[CellEdge],
         concat: Sequence[int],
-        make_fan_out: Callable[[Sequence[CellEdge]], FanOut],
+        make_fan_out: MakeFanOut,
+        wrap: WrapFanOut | None = None,
     ) -> None:
         super().__init__()
         self.inputs = len(preprocess)
@@ -55,7 +66,13 @@ class Cell(nn.Module):
         self.states = 1 + max(*concat, *(edge.target for edge in edges))
         # Not modules: they refer to the modules registered above, so that every engine has the same state_dict keys.
         self.leaving = [[e for e in edges if e.source == s] for s in range(self.states)]
-        self._fan_outs = [make_fan_out(leaving) for leaving in self.leaving]
+        self._wrap = wrap
+        self._fan_outs = self.fan_outs(make_fan_out)
+
+    def fan_outs(self, make_fan_out: MakeFanOut) -> list[FanOut]:
+        """What evaluates the edges that leave each state, by any engine."""
+        wrap = self._wrap or _unwrapped
+        return [wrap(make_fan_out(leaving), leaving) for leaving in self.leaving]
 
     def forward(self, inputs: Sequence[Tensor], context: Any) -> Tensor:
         """``context`` is what the edges need to know: a :class:`CellMixing` or a drop-path rate."""
@@ -158,7 +175,7 @@ def plainly(net: nn.Module) -> Iterator[None]:
     cells = [module for module in net.modules() if isinstance(module, Cell)]
     saved = [cell._fan_outs for cell in cells]
     for cell in cells:
-        cell._fan_outs = [plain_fan_out(leaving) for leaving in cell.leaving]
+        cell._fan_outs = cell.fan_outs(plain_fan_out)
     try:
         with torch.compiler.set_stance("force_eager"):
             yield

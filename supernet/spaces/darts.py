@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,17 +20,18 @@ from supernet.spaces.cell import (
     Cell,
     CellEdge,
     CellStack,
-    FanOut,
     Frame,
+    MakeFanOut,
     MixedOp,
     child_fan_out,
     plain_fan_out,
 )
 from supernet.spaces.genotype import CellGenotype, Edge, Genotype
 from supernet.spaces.ops import DARTS_OPERATIONS, OPERATIONS, Norm
+from supernet.spaces.partial import PartialFanOut, check_parts
 from supernet.types import Group, Mixing
 
-ENGINES: dict[str, Callable[[Sequence[CellEdge]], FanOut]] = {"banked": BankedFanOut, "plain": plain_fan_out}
+ENGINES: dict[str, MakeFanOut] = {"banked": BankedFanOut, "plain": plain_fan_out}
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class DartsSpace(SearchSpace):
     """A description of the space; edit it with ``dataclasses.replace`` before building.
 
     Each of ``nodes`` intermediate nodes of a cell reads all states before it through one mixed edge each, so with 4
-    nodes a cell has 14 edges; the output is the concatenation of the nodes.
+    nodes a cell has 14 edges; the output is the concatenation of the nodes. In the supernet, 1 / ``partial`` of the
+    channels go through the operations, and every edge also has the operations in ``extras`` (see :class:`Group`).
     """
 
     in_channels: int
@@ -54,8 +57,11 @@ class DartsSpace(SearchSpace):
     statistics: str = "batch"
     engine: str = "banked"
     memory_format: str = "channels_last"
+    partial: int = 1
+    extras: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_parts(self.partial, self.search_channels)
         for name in self.operations:
             if name not in OPERATIONS:
                 raise UserError(f"space.operations: no operation is named {name!r}", valid=OPERATIONS, got=name)
@@ -65,18 +71,19 @@ class DartsSpace(SearchSpace):
     @property
     def groups(self) -> tuple[Group, ...]:
         edges = [(source, target) for target in range(2, 2 + self.nodes) for source in range(target)]
-        mask_NK = tuple(tuple(True for _ in self.operations) for _ in edges)
+        mask_NK = tuple(tuple(name not in self.extras for name in self.operations + self.extras) for _ in edges)
         kinds = self._search_frame.kinds()
         return tuple(
             Group(
                 name=kind,
-                options=self.operations,
+                options=self.operations + self.extras,
                 sources=tuple(source for source, _ in edges),
                 targets=tuple(target for _, target in edges),
                 placements=kinds.count(kind),
                 mask_NK=mask_NK,
                 keep=2,
                 underivable=frozenset({"none"}),
+                extras=frozenset(self.extras),
             )
             for kind in ("normal", "reduce")
             if kind in kinds
@@ -131,16 +138,16 @@ class Supernet(nn.Module):
         frame = space._search_frame
         norm = Norm(affine=False, track=space.statistics == "running")
         groups = {group.name: group for group in space.groups}
-        make_fan_out = ENGINES[space.engine]
+        wrap = partial(PartialFanOut, parts=space.partial) if space.partial > 1 else None
         self._memory_format = MEMORY_FORMATS[space.memory_format]
 
         def build_cell(kind: str, preprocess: tuple[nn.Module, nn.Module], channels: int) -> Cell:
-            group = groups[kind]
+            group, through = groups[kind], channels // space.partial
             edges = [
-                CellEdge(n, s, t, MixedOp(group.options, group.built(n), channels, _stride(kind, s), norm))
+                CellEdge(n, s, t, MixedOp(group.options, group.built(n), through, _stride(kind, s), norm))
                 for n, (s, t) in enumerate(zip(group.sources, group.targets, strict=True))
             ]
-            return Cell(preprocess, edges, range(2, 2 + space.nodes), make_fan_out)
+            return Cell(preprocess, edges, range(2, 2 + space.nodes), ENGINES[space.engine], wrap)
 
         self.stack = CellStack(frame, build_cell, norm, concat=dict.fromkeys(groups, space.nodes))
         kinds = frame.kinds()
