@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import compare  # noqa: E402
 import equations  # noqa: E402
 import methods  # noqa: E402
 
@@ -94,3 +98,125 @@ def test_what_a_tool_wrote_is_not_stale(tool: str) -> None:
         [sys.executable, str(ROOT / "tools" / f"{tool}.py"), "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def write_run(folder: Path, method: str, seed: int, accuracy: float | None, epochs: int = 3) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        f"method: {method}\nseed: {seed}\nrun_dir: {folder}\nupdate:\n  name: {method}\nmodifier: {{}}\n"
+        f"search:\n  epochs: {epochs}\n"
+    )
+    report = {
+        "genotype": {"normal": [["skip_connect", 0], ["sep_conv_3x3", 1]]},
+        "search": {"seconds": 2.0},
+        "child": {"params": 1000, "test": {"accuracy": accuracy}},
+    }
+    (folder / "report.json").write_text(json.dumps(report))
+
+
+def compared(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
+) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, arguments)])
+    code = compare.main()
+    out, err = capsys.readouterr()
+    return code, out + err
+
+
+ACCURACIES = {"a": [0.90, 0.92, 0.91], "b": [0.80, 0.81, 0.85], "c": [0.90, 0.89, 0.93]}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    for method, accuracies in ACCURACIES.items():
+        for seed, accuracy in enumerate(accuracies):
+            write_run(tmp_path / "runs" / f"{method}-{seed}", method, seed, accuracy)
+    return tmp_path / "runs"
+
+
+def test_compare_makes_a_table_with_holm_corrected_welch_tests(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = {kind: tmp_path / f"out.{kind}" for kind in ("csv", "json", "png", "svg")}
+    arguments = (sweep, "--csv", out["csv"], "--json", out["json"], "--plot", out["png"])
+    code, text = compared(capsys, monkeypatch, *arguments)
+    assert code == 0
+    assert "| a | 91.00% ± 1.00% (n = 3) |  |  | 2.0 | 1,000 | 1.0 |" in text
+    assert "note" not in text
+    groups = {g["name"]: g for g in json.loads(out["json"].read_text())["groups"]}
+    p = {m: stats.ttest_ind(ACCURACIES[m], ACCURACIES["a"], equal_var=False).pvalue for m in ("b", "c")}
+    assert groups["b"]["p"] == pytest.approx(2 * p["b"])
+    assert groups["c"]["p"] == pytest.approx(p["c"])
+    assert len(out["csv"].read_text().splitlines()) == 10
+    assert out["png"].read_bytes()[1:4] == b"PNG"
+    assert compared(capsys, monkeypatch, sweep, "--plot", out["svg"], "--against", "b")[0] == 0
+    assert "<svg" in out["svg"].read_text()
+
+
+def test_compare_names_what_does_not_count_and_what_is_mixed(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sweep / "multirun.yaml").write_text("")
+    (sweep / "failed").mkdir()
+    (sweep / "a-0" / "report.json").unlink()
+    (sweep / "a-0" / "metrics.jsonl").write_text('{"phase": "search", "epoch": 1}\n{"phase": "sea')
+    (sweep / "b-0" / "report.json").write_text("{")
+    write_run(sweep / "a-3", "a", 3, None)
+    write_run(sweep / "c-3", "c", 2, 0.5, epochs=9)
+    code, text = compared(capsys, monkeypatch, sweep, sweep / "a-1")
+    assert code == 0
+    for sentence in (
+        "4 of 12 runs do not count",
+        "failed (?, seed None): failed before it began",
+        "a-0 (a, seed 0): not finished: epoch 2 of the search is its last",
+        "b-0 (b, seed 0): report.json is damaged",
+        "a-3 (a, seed 3): report.json: child.test.accuracy is null: it was not finite",
+        "c: runs differ in search.epochs (3, 9)",
+        "c: seed 2 counts more than once",
+        "| a | 91.50% ± 0.71% (n = 2) |",
+    ):
+        assert sentence in text
+    code, text = compared(capsys, monkeypatch, sweep, "--by", "search.epochs,update.name")
+    assert "| 9, c | 50.00% (n = 1) |" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "there is no such directory"),
+        ([".", "--by", "epochs"], "no run has that key; near it: search.epochs"),
+        ([".", "--against", "x"], "no finished run is of that group; there are: a, c, b"),
+        ([".", "--plot", "x.pdf"], "must end with .png or .svg"),
+        ([".", "--metric", "child.accuracy"], "nothing to compare"),
+    ],
+)
+def test_compare_says_mistakes_in_one_sentence(
+    sweep: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(sweep)
+    code, text = compared(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert said in text.splitlines()[-1]
+    assert text.splitlines()[-1].startswith("error: ")
+
+
+def test_holm_equals_the_definition() -> None:
+    assert compare.holm([0.01, None, 0.04, 0.03]) == [
+        pytest.approx(0.03),
+        None,
+        pytest.approx(0.06),
+        pytest.approx(0.06),
+    ]
+    draw = random.Random(0)
+    for _ in range(50):
+        p = [draw.random() ** 3 for _ in range(draw.randint(1, 6))]
+        # Rejected at level t: every smaller p falls below t / (m - rank) too. The corrected p is the least such t.
+        order = sorted(p)
+        expected = [min(1.0, max(order[i] * (len(p) - i) for i in range(order.index(value) + 1))) for value in p]
+        assert compare.holm(p) == pytest.approx(expected)
+
+
+def test_welch_has_no_answer_where_nothing_varies() -> None:
+    assert compare.welch(stats, [0.5, 0.5], [0.6, 0.6]) is None
+    assert compare.welch(stats, [0.5], [0.6, 0.7]) is None
+    assert compare.welch(stats, [0.5, 0.5], [0.6, 0.7]) == pytest.approx(0.2048, abs=1e-3)
