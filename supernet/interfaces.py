@@ -41,6 +41,19 @@ class Stateful(Protocol):
 class SearchSpace(ABC):
     """A description of what can be chosen, and how a choice becomes a network."""
 
+    in_channels: int
+    child_channels: int
+    child_cells: int
+
+    @abstractmethod
+    def check(self, image: tuple[int, int], *, search: bool) -> None:
+        """Raise UserError where images of this size (rows, columns), or the numbers of cells, make no network; asked
+        before anything is built. Without ``search``, only a child will be."""
+
+    @abstractmethod
+    def check_genotype(self, genotype: Genotype, where: str = "genotype") -> None:
+        """Raise UserError, beginning with ``where``, for a genotype that is none of this space."""
+
     @property
     @abstractmethod
     def groups(self) -> tuple[Group, ...]:
@@ -62,6 +75,9 @@ class SearchSpace(ABC):
 
 class Relaxation(ABC):
     """How alpha of one group becomes p."""
+
+    sparse = False
+    """True where a sample is one-hot and its option alone is evaluated (:func:`supernet.mixer.with_active`)."""
 
     @abstractmethod
     def sample(self, alpha_LNK: Tensor, mask_NK: Mask, *, generator: torch.Generator, progress: float) -> GroupMixing:
@@ -251,8 +267,8 @@ class StageModifier(Modifier, ABC):
 
     @abstractmethod
     def stage_masks(self, p: Mixing, groups: Mapping[str, Group], stage: int) -> dict[str, Mask]:
-        """The masks with which a stage after the first begins; ``p`` is the mean of p' at the end of the stage before,
-        and ``groups`` have the masks of that stage."""
+        """The masks with which a stage after the first begins; ``p`` is the mean of p' at the end of the stage before
+        (phase "evaluate"), and ``groups`` have the masks of that stage."""
 
 
 class Derivation(ABC):

@@ -89,8 +89,9 @@ def split_indices(labels_N: Tensor, portion: float, *, seed: int, stream: str) -
     return grouped_N[taken_N].sort().values, grouped_N[~taken_N].sort().values
 
 
-def check_size(size: tuple[int, int], reductions: int) -> None:
-    """Refuse images that ``reductions`` halvings (each rounding up) leave with less than 2 x 2 positions.
+def check_size(size: tuple[int, int], reductions: int, key: str = "space.reductions=") -> None:
+    """Refuse images that ``reductions`` halvings (each rounding up) leave with less than 2 x 2 positions; ``key`` is
+    what sets their number, or nothing.
 
     A 1 x 1 map would still run, but there every pooling is the identity and every convolution sees its own padding, so
     the operations that the search is to compare would be the same.
@@ -98,9 +99,9 @@ def check_size(size: tuple[int, int], reductions: int) -> None:
     height, width = (-(-side // 2**reductions) for side in size)
     if min(height, width) < 2:
         most = (min(size) - 1).bit_length() - 1
-        fewer = f", or at most space.reductions={most}" if most >= 0 else ""
+        fewer = f", or at most {key}{most}" if most >= 0 and key else ""
         raise UserError(
-            f"images of {size[0]} x {size[1]} become {height} x {width} after space.reductions={reductions} halvings, "
+            f"images of {size[0]} x {size[1]} become {height} x {width} after {key}{reductions} halvings, "
             f"and at least 2 x 2 must remain: use images of at least {2**reductions + 1} pixels a side (an image "
             f"folder's task.image_size){fewer}"
         )

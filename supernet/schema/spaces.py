@@ -30,3 +30,15 @@ class DartsConfig:
 
 
 register("space", "darts", DartsConfig, "supernet.spaces.darts:from_config")
+
+
+@dataclass
+class Nasbench201Config:
+    """The cell space of NAS-Bench-201. ``channels`` and ``cells`` of search and retrain are those of its first stage
+    (C) and the number in each of its three stages (N)."""
+
+    name: str = "nasbench201"
+    operations: list[str] = listed("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3", unique=True)
+
+
+register("space", "nasbench201", Nasbench201Config, "supernet.spaces.nasbench201:from_config")

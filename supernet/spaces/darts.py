@@ -1,4 +1,4 @@
-"""The DARTS cell space (Liu, Simonyan, Yang, ICLR 2019, arXiv:1806.09055, section 2.1): normal and reduction cells."""
+"""The cell space of DARTS (arXiv:1806.09055), section 2.1: normal and reduction cells."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from supernet.data.images import check_size
 from supernet.errors import UserError
 from supernet.interfaces import SearchSpace
 from supernet.runtime.compute import MEMORY_FORMATS
@@ -26,7 +27,7 @@ from supernet.spaces.cell import (
     child_fan_out,
     plain_fan_out,
 )
-from supernet.spaces.genotype import CellGenotype, Edge, Genotype
+from supernet.spaces.genotype import CellGenotype, Edge, Genotype, validate
 from supernet.spaces.ops import DARTS_OPERATIONS, OPERATIONS, Norm
 from supernet.spaces.partial import PartialFanOut, check_parts
 from supernet.types import Group, Mixing
@@ -67,6 +68,29 @@ class DartsSpace(SearchSpace):
                 raise UserError(f"space.operations: no operation is named {name!r}", valid=OPERATIONS, got=name)
         if set(self.operations) <= {"none"}:
             raise UserError("space.operations=[none]: a genotype needs an operation other than none", valid=OPERATIONS)
+
+    def check(self, image: tuple[int, int], *, search: bool) -> None:
+        """Refuse depths with fewer reduction cells than asked for, and searches without a kind that the child has."""
+        check_size(image, self.reductions)
+        cells = {"retrain.cells": self.child_cells} | ({"search.cells": self.search_cells} if search else {})
+        for key, count in cells.items():
+            if count < self.reductions:
+                raise UserError(f"{key}={count}: it must be at least space.reductions={self.reductions}")
+        if search and self.search_cells == self.reductions < self.child_cells:
+            raise UserError(
+                f"search.cells={self.reductions}: with space.reductions={self.reductions} all its cells are reduction "
+                f"cells, and retrain.cells={self.child_cells} needs normal ones; set search.cells to at least "
+                f"{self.reductions + 1}"
+            )
+
+    def check_genotype(self, genotype: Genotype, where: str = "genotype") -> None:
+        """Any number of nodes and any registered operation will do, but a cell of each kind that the child needs."""
+        validate(genotype, OPERATIONS, where)
+        for kind, cell in genotype.cells.items():
+            if cell.inputs != 2:
+                raise UserError(f"{where}, {kind}: a cell of the DARTS space has 2 inputs, this one has {cell.inputs}")
+        for kind in sorted(set(self._child_frame.kinds()) - set(genotype.cells)):
+            raise UserError(f"{where}: there is no {kind} cell, which a network of {self.child_cells} cells needs")
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -168,8 +192,7 @@ class Child(nn.Module):
         frame = space._child_frame
         norm = Norm(affine=True, track=True)
         self._memory_format = MEMORY_FORMATS[space.memory_format]
-        for kind in set(frame.kinds()) - set(genotype.cells):
-            raise UserError(f"the genotype has no {kind} cell, which a network of {frame.cells} cells needs")
+        space.check_genotype(genotype)
 
         def build_cell(kind: str, preprocess: tuple[nn.Module, nn.Module], channels: int) -> Cell:
             cell = genotype.cells[kind]

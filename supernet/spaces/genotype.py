@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import UserError
+from supernet.spaces.arch_string import read_arch_string, write_arch_string
 from supernet.spaces.genotype_source import MAX_CHARACTERS, read_python
 
 Edge = tuple[str, int]
@@ -23,10 +24,12 @@ Edge = tuple[str, int]
 
 @dataclass(frozen=True)
 class CellGenotype:
-    """One cell: the edges into every node, in node order, and the states that are concatenated into its output."""
+    """One cell: the edges into every node, in node order, the states that are concatenated into its output, and how
+    many states are its inputs: the outputs of the two cells before in DARTS, of the one before in NAS-Bench-201."""
 
     nodes: tuple[tuple[Edge, ...], ...]
     concat: tuple[int, ...]
+    inputs: int = 2
 
     @property
     def edges(self) -> list[Edge]:
@@ -41,7 +44,7 @@ class CellGenotype:
 
 @dataclass(frozen=True)
 class Genotype:
-    """The cells of a network by kind ("normal", "reduce"), states 0 and 1 being the outputs of the two cells before.
+    """The cells of a network by kind ("normal", "reduce"); the first states of a cell are its inputs.
 
     >>> load_genotype("DARTS_V2").cells["normal"].nodes[0]
     (('sep_conv_3x3', 0), ('sep_conv_3x3', 1))
@@ -50,15 +53,23 @@ class Genotype:
     cells: Mapping[str, CellGenotype]
 
     def __str__(self) -> str:
-        """``Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=[2, 3, 4, 5], ...)``."""
-        fields = [f"{k}={c.written}, {k}_concat={list(c.concat)}" for k, c in self.cells.items()]
+        """As the community writes it: ``Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=[2, 3, 4, 5], ...)``,
+        or the arch string of NAS-Bench-201 where that says all."""
+        if len(self.cells) == 1 and (text := write_arch_string(*next(iter(self.cells.items())))) is not None:
+            return text
+        fields = [
+            f"{k}={c.written}, {k}_concat={list(c.concat)}" + (f", {k}_inputs={c.inputs}" if c.inputs != 2 else "")
+            for k, c in self.cells.items()
+        ]
         return f"Genotype({', '.join(fields)})"
 
     def to_json(self) -> dict[str, Any]:
-        """``{"normal": [["sep_conv_3x3", 1], ...], "normal_concat": [2, 3, 4, 5], ...}``."""
+        """``{"normal": [["sep_conv_3x3", 1], ...], "normal_concat": [2, 3, 4, 5], ...}``; a number of inputs other than
+        two is ``"normal_inputs"``."""
         fields: dict[str, Any] = {}
         for kind, cell in self.cells.items():
             fields |= {kind: json.loads(json.dumps(cell.written)), f"{kind}_concat": list(cell.concat)}
+            fields |= {f"{kind}_inputs": cell.inputs} if cell.inputs != 2 else {}
         return fields
 
     @staticmethod
@@ -70,30 +81,34 @@ class Genotype:
             )
         cells = {}
         for key in document:
-            kind = key.removesuffix("_concat")
+            kind = key.removesuffix("_concat").removesuffix("_inputs")
             if kind not in document or f"{kind}_concat" not in document:
                 missing = kind if kind not in document else f"{kind}_concat"
                 raise UserError(f"{where}: {_short(key)} stands without {_short(missing)}; a cell needs both")
             if key == kind:
                 nodes = _read_nodes(document[kind], f"{where}, {kind}")
-                cells[kind] = CellGenotype(nodes, _read_concat(document[f"{kind}_concat"], f"{where}, {kind}_concat"))
+                concat = _read_concat(document[f"{kind}_concat"], f"{where}, {kind}_concat")
+                cells[kind] = CellGenotype(nodes, concat, _read_inputs(document, f"{kind}_inputs", where))
         genotype = Genotype(cells)
         _check_graph(genotype, where)
         return genotype
 
 
-def validate(genotype: Genotype, operations: Collection[str], where: str = "genotype") -> None:
+def validate(
+    genotype: Genotype, operations: Collection[str], where: str = "genotype", *, writes_none: bool = False
+) -> None:
     """Raise :class:`UserError` unless every edge and concatenated state is possible and every operation is known.
 
-    ``none`` is refused even where ``operations`` has it: in a genotype, an edge that does not exist is left out.
+    ``none`` is refused even where ``operations`` has it, since an edge that does not exist is left out; only a space
+    that ``writes_none`` (NAS-Bench-201) keeps such an edge.
     """
     _check_graph(genotype, where)
-    known = [name for name in operations if name != "none"]
+    known = [name for name in operations if name != "none" or writes_none]
     for kind, cell in genotype.cells.items():
         for node, edges in enumerate(cell.nodes):
             for operation, source in edges:
                 place = f"{where}, {kind}, node {node}, edge from state {source}"
-                if operation == "none":
+                if operation == "none" and not writes_none:
                     raise UserError(f"{place}: 'none' is no connection; leave the edge out")
                 if operation not in known:
                     raise UserError(f"{place}: unknown operation {_short(operation)}", valid=known, got=operation)
@@ -103,7 +118,8 @@ def parse_genotype(text: str, where: str = "genotype") -> dict[str, Genotype]:
     """All genotypes of a text by name; one without a name is called "genotype". The text is never evaluated.
 
     It is JSON (:meth:`Genotype.to_json`, or several of these by name) or Python source as in published repositories,
-    ``DARTS_V1 = Genotype(normal=[...], normal_concat=range(2, 6), ...)``, whose other statements are ignored.
+    ``DARTS_V1 = Genotype(normal=[...], normal_concat=range(2, 6), ...)``, whose other statements are ignored, or an
+    arch string of NAS-Bench-201.
     """
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"{where}: {len(text):,} characters are no genotype; at most {MAX_CHARACTERS:,} are read")
@@ -115,6 +131,8 @@ def parse_genotype(text: str, where: str = "genotype") -> dict[str, Genotype]:
             raise UserError(f"{where}: not a JSON document ({_short(str(error))})") from None
         several = all(isinstance(value, dict) for value in document.values())
         documents = document if several else {"genotype": document}
+    elif text.startswith("|"):
+        documents = {"genotype": read_arch_string(text, where)}
     else:
         documents = read_python(text, where)
     if not documents:
@@ -129,12 +147,19 @@ def named_genotypes() -> dict[str, Genotype]:
 
 
 def load_genotype(text: str) -> Genotype:
-    """Load what ``genotype=`` names: a registered name, a file, or FILE:NAME where a file holds several."""
+    """Load what ``genotype=`` names: a registered name, a file, FILE:NAME where a file holds several; or an arch
+    string."""
     if text in named_genotypes():
         return named_genotypes()[text]
+    if text.startswith("|"):
+        return parse_genotype(text)["genotype"]
     file, name = (text, "") if _is_file(text) else text.rpartition(":")[::2]
     if not _is_file(file):
-        raise UserError(f"genotype={text}: neither a registered name nor a file", valid=named_genotypes(), got=text)
+        raise UserError(
+            f"genotype={text}: neither a registered name nor a file nor an arch string",
+            valid=named_genotypes(),
+            got=text,
+        )
     try:
         with Path(file).expanduser().open(encoding="utf-8") as stream:
             found = parse_genotype(stream.read(MAX_CHARACTERS + 1), file)
@@ -187,8 +212,17 @@ def _read_concat(written: Any, place: str) -> tuple[int, ...]:
     return tuple(written)
 
 
+def _read_inputs(document: dict[str, Any], key: str, where: str) -> int:
+    match document.get(key, 2):
+        case int(inputs) if not isinstance(inputs, bool) and 1 <= inputs <= 2:
+            return inputs
+        case other:
+            raise UserError(f"{where}, {key}: a cell has 1 or 2 inputs, got {_short(other)}")
+
+
 def _check_graph(genotype: Genotype, where: str) -> None:
-    """States are numbered 0, 1 (inputs of the cell), 2, ... (its nodes); an edge leads from a state to a later node."""
+    """States are numbered from 0, inputs of the cell first, then its nodes; an edge leads from a state to a later
+    node."""
     if not genotype.cells:
         raise UserError(f"{where}: it has no cells")
     for kind, cell in genotype.cells.items():
@@ -196,13 +230,15 @@ def _check_graph(genotype: Genotype, where: str) -> None:
             raise UserError(f"{where}, {kind}: the cell has no edges")
         for node, edges in enumerate(cell.nodes):
             for operation, source in edges:
-                if not 0 <= source < node + 2:
+                if not 0 <= source < node + cell.inputs:
                     place = f"{where}, {kind}, node {node}"
                     edge = _short((operation, source))
-                    raise UserError(f"{place}: {edge} reads state {_short(source)}; it can read 0 to {node + 1}")
-        last = len(cell.nodes) + 1
-        wrong = [state for state in cell.concat if not 2 <= state <= last]
+                    raise UserError(
+                        f"{place}: {edge} reads state {_short(source)}; it can read 0 to {node + cell.inputs - 1}"
+                    )
+        first, last = cell.inputs, len(cell.nodes) + cell.inputs - 1
+        wrong = [state for state in cell.concat if not first <= state <= last]
         if wrong:
-            raise UserError(f"{where}, {kind}_concat: state {_short(wrong[0])} is no node; nodes are 2 to {last}")
+            raise UserError(f"{where}, {kind}_concat: state {_short(wrong[0])} is no node; nodes are {first} to {last}")
         if not cell.concat or len(set(cell.concat)) < len(cell.concat):
             raise UserError(f"{where}, {kind}_concat: {_short(list(cell.concat))} must name nodes, each once")
