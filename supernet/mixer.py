@@ -69,7 +69,7 @@ class Mixer(nn.Module):
                 for name, group in self.groups.items()
             }
         )
-        return self._modified(p, moment, step, gradient)
+        return self._modified(with_active(p) if self.relaxation.sparse else p, moment, step, gradient)
 
     @torch.no_grad()
     def mean(self, moment: Moment, *, step: int) -> Mixing:
@@ -108,4 +108,21 @@ class Mixer(nn.Module):
         return {name: [list(row) for row in group.mask_NK] for name, group in self.groups.items()}
 
     def set_extra_state(self, state: State) -> None:
-        self.narrow({name: tuple(tuple(bool(exists) for exists in row) for row in rows) for name, rows in state.items()})
+        self.narrow(
+            {name: tuple(tuple(bool(exists) for exists in row) for row in rows) for name, rows in state.items()}
+        )
+
+
+def with_active(p: Mixing) -> Mixing:
+    """A one-hot p that names its options on the host.
+
+    This waits for the device, the only place of a step that does: once for each draw, with one transfer for all groups
+    together. The network is launched after it, since what it computes depends on what was drawn.
+    """
+    drawn = iter(torch.cat([group.op_LNK.detach().argmax(dim=-1).flatten() for group in p.values()]).tolist())
+    groups = {}
+    for name, group in p.items():
+        placements, decisions, _ = group.op_LNK.shape
+        active_LN = tuple(tuple(next(drawn) for _ in range(decisions)) for _ in range(placements))
+        groups[name] = replace(group, active_LN=active_LN)
+    return Mixing(groups)

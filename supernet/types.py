@@ -138,10 +138,9 @@ class CellMixing:
     drop_path: float = 0.0
 
     def options(self, n: int) -> list[int]:
-        """The options to evaluate at decision n: all that exist, or the sampled one."""
-        if self.active_N is not None:
-            return [self.active_N[n]]
-        return [k for k, exists in enumerate(self.mask_NK[n]) if exists]
+        """The options to evaluate at decision n: all that exist, or of these the sampled one."""
+        chosen = range(len(self.mask_NK[n])) if self.active_N is None else (self.active_N[n],)
+        return [k for k in chosen if self.mask_NK[n][k]]
 
 
 class Mixing(Mapping[str, GroupMixing]):

@@ -25,6 +25,38 @@ class SoftmaxConfig(TemperatureConfig):
 
 
 @dataclass
+class SigmoidConfig:
+    """p = sigmoid(alpha), each option by itself (FairDARTS)."""
+
+    name: str = "sigmoid"
+
+
+@dataclass
+class GumbelSoftmaxConfig(TemperatureConfig):
+    """p = softmax((alpha + Gumbel noise) / temperature), the concrete distribution (SNAS)."""
+
+    name: str = "gumbel_softmax"
+
+
+@dataclass
+class HardGumbelConfig(TemperatureConfig):
+    """One option a decision, drawn with probability softmax(alpha) and evaluated alone; the gradient is that of the
+    Gumbel-softmax (GDAS)."""
+
+    name: str = "hard_gumbel"
+
+
+@dataclass
+class ReinMaxConfig(TemperatureConfig):
+    """One option a decision, drawn with probability softmax(alpha), all of them evaluated: a second-order accurate
+    gradient (ReinMax, which asks for temperatures of at least 1)."""
+
+    name: str = "reinmax"
+    temperature_start: float = ranged(1.0, ge=1)
+    temperature_end: float = ranged(1.0, ge=1)
+
+
+@dataclass
 class DirichletConfig:
     """p ~ Dirichlet(elu(alpha) + 1), with pathwise gradients (DrNAS)."""
 
@@ -32,4 +64,8 @@ class DirichletConfig:
 
 
 register("relaxation", "softmax", SoftmaxConfig, "supernet.relaxations.softmax:Softmax")
+register("relaxation", "sigmoid", SigmoidConfig, "supernet.relaxations.sigmoid:Sigmoid")
+register("relaxation", "gumbel_softmax", GumbelSoftmaxConfig, "supernet.relaxations.gumbel:GumbelSoftmax")
+register("relaxation", "hard_gumbel", HardGumbelConfig, "supernet.relaxations.gumbel:HardGumbel")
+register("relaxation", "reinmax", ReinMaxConfig, "supernet.relaxations.reinmax:ReinMax")
 register("relaxation", "dirichlet", DirichletConfig, "supernet.relaxations.dirichlet:Dirichlet")
