@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from supernet.data.images import check_size
-from supernet.errors import UserError
 from supernet.interfaces import Modifier, SearchSpace, Setting, SpaceModifier
 from supernet.loop import Services
 from supernet.mixer import Mixer
@@ -16,8 +14,8 @@ from supernet.runtime.compute import compile_in_place
 from supernet.runtime.random import reseed
 from supernet.schema import Config
 from supernet.search import Search, SearchParts
-from supernet.spaces.darts import DartsSpace
 from supernet.spaces.genotype import Genotype
+from supernet.stages import build_supernet
 from supernet.tasks.images import ImageClassification
 
 
@@ -28,11 +26,9 @@ def build_task(config: Config) -> ImageClassification:
     return task
 
 
-def build_space(config: Config, task: ImageClassification) -> DartsSpace:
+def build_space(config: Config, task: ImageClassification) -> SearchSpace:
     """The search space, with its networks sized for the task."""
-    check_size(task.data.train.size, config.space.reductions)
-    _check_cells(config)
-    space: DartsSpace = build(
+    space: SearchSpace = build(
         "space",
         config.space,
         in_channels=task.in_channels,
@@ -46,22 +42,8 @@ def build_space(config: Config, task: ImageClassification) -> DartsSpace:
         engine=config.engine,
         memory_format=config.memory_format,
     )
+    space.check(task.data.train.size, search=config.genotype is None)
     return space
-
-
-def _check_cells(config: Config) -> None:
-    """Refuse depths with fewer reduction cells than asked for, and searches without a kind that the child has."""
-    reductions, cells = config.space.reductions, {"retrain.cells": config.retrain.cells}
-    if config.genotype is None:
-        cells["search.cells"] = config.search.cells
-    for key, count in cells.items():
-        if count < reductions:
-            raise UserError(f"{key}={count}: it must be at least space.reductions={reductions}")
-    if cells.get("search.cells") == reductions < config.retrain.cells:
-        raise UserError(
-            f"search.cells={reductions}: with space.reductions={reductions} all its cells are reduction cells, "
-            f"and retrain.cells={config.retrain.cells} needs normal ones; set search.cells to at least {reductions + 1}"
-        )
 
 
 def build_search(config: Config, task: ImageClassification, space: SearchSpace, services: Services) -> Search:
@@ -76,10 +58,7 @@ def build_search(config: Config, task: ImageClassification, space: SearchSpace, 
     setting = Setting(space, (task.in_channels, *task.data.train.size), services.device, config.seed)
     for modifier in modifiers.values():
         modifier.bind(setting)
-    reseed(config.seed, "search/init")
-    net = space.build_supernet().to(services.device)
-    if config.compile:
-        compile_in_place(net)
+    net = build_supernet(config, space, services.device)
     mixer = Mixer(
         space.groups,
         build("relaxation", config.relaxation),
@@ -96,7 +75,7 @@ def build_search(config: Config, task: ImageClassification, space: SearchSpace, 
 
 
 def build_retraining(
-    config: Config, task: ImageClassification, space: DartsSpace, genotype: Genotype, services: Services
+    config: Config, task: ImageClassification, space: SearchSpace, genotype: Genotype, services: Services
 ) -> Retraining:
     """The retraining of a genotype; it starts the same whether a search came before it or not."""
     reseed(config.seed, "retrain/init")
@@ -111,7 +90,7 @@ def count_parameters(net: nn.Module) -> int:
     return sum(p.numel() for name, p in net.named_parameters() if not name.startswith("auxiliary."))
 
 
-def count_macs(space: DartsSpace, genotype: Genotype, size: tuple[int, int]) -> int:
+def count_macs(space: SearchSpace, genotype: Genotype, size: tuple[int, int]) -> int:
     """Multiply-adds of one image through the child (torch counts two operations for each)."""
     from torch.utils.flop_counter import FlopCounterMode
 

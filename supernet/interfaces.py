@@ -42,8 +42,6 @@ class SearchSpace(ABC):
     """A description of what can be chosen, and how a choice becomes a network."""
 
     in_channels: int
-    child_channels: int
-    child_cells: int
 
     @abstractmethod
     def check(self, image: tuple[int, int], *, search: bool) -> None:
@@ -285,6 +283,20 @@ class Derivation(ABC):
         """What trains between decisions, and holds the genotype at its end; None where ``derive`` decides at once.
         Where there is a job, ``derive`` only shows how the search stands after an epoch."""
         return None
+
+
+class Benchmark(ABC):
+    """What is known of architectures without training them. Reports ask it; nothing that searches is given one."""
+
+    metric: str
+
+    @abstractmethod
+    def answer(self, genotype: Genotype) -> dict[str, float]:
+        """All figures of an architecture, among them its ``metric``, its ``regret`` and its ``rank``."""
+
+    @abstractmethod
+    def sentence(self, values: dict[str, float]) -> str:
+        """An answer in one line."""
 
 
 @dataclass

@@ -35,7 +35,7 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG
 
 @dataclass
 class Run:
-    """One run directory; ``job`` is called for the search, then for the retraining."""
+    """One run directory; ``job`` is called for the search, for a derivation that trains, then for the retraining."""
 
     config: Config
     directory: Path

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from typing import Any
 
 from supernet.build import count_macs, count_parameters
 from supernet.child import ChildSpec
+from supernet.interfaces import SearchSpace
+from supernet.loop import DerivationJob
 from supernet.retraining import Retraining
 from supernet.run import Run
 from supernet.schema import Config
 from supernet.search import Search
-from supernet.spaces.darts import DartsSpace
 from supernet.spaces.genotype import Genotype
 from supernet.tasks.images import ImageClassification
 
@@ -19,7 +21,7 @@ PARTS = ("task", "space", "relaxation", "update", "derive")
 VERSIONS = ("supernet", "python", "torch", "torchvision", "numpy")
 
 
-def child_spec(task: ImageClassification, space: DartsSpace, genotype: Genotype) -> ChildSpec:
+def child_spec(config: Config, task: ImageClassification, genotype: Genotype) -> ChildSpec:
     """All that is needed to build the child again and to feed it."""
     return ChildSpec(
         genotype=genotype,
@@ -28,19 +30,19 @@ def child_spec(task: ImageClassification, space: DartsSpace, genotype: Genotype)
         size=task.data.train.size,
         mean=tuple(task.data.mean),
         std=tuple(task.data.std),
-        channels=space.child_channels,
-        cells=space.child_cells,
-        reductions=space.reductions,
-        stem_multiplier=space.stem_multiplier,
+        channels=config.retrain.channels,
+        cells=config.retrain.cells,
+        space=dataclasses.asdict(config.space),
     )
 
 
 def summary(
     run: Run,
     task: ImageClassification,
-    space: DartsSpace,
+    space: SearchSpace,
     genotype: Genotype,
     search: Search | None,
+    derivation: DerivationJob | None,
     retraining: Retraining,
     test: dict[str, Any],
 ) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def summary(
         "command": command(config),
         "genotype": genotype.to_json(),
         "search": None if search is None else search_summary(search),
+        "derivation": None if derivation is None else derivation_summary(derivation),
         "child": child,
         "versions": {name: run.environment[name] for name in VERSIONS},
         **{name: value for name, value in run.environment.items() if name not in VERSIONS},
@@ -93,4 +96,15 @@ def search_summary(search: Search) -> dict[str, Any]:
         **{f"valid_{name}": value for name, value in search.valid.items()},
         "valid_seen_by_weights": not search.parts.update.uses_validation,
         "stopped_early": search.stopped,
+        **({} if search.parts.derivation.needs_search else {"trained": False}),
+    }
+
+
+def derivation_summary(derivation: DerivationJob) -> dict[str, Any]:
+    """What it took to decide, where the supernet was trained between decisions."""
+    return {
+        "epochs": derivation.epoch,
+        "steps": derivation.step,
+        "seconds": derivation.seconds,
+        **{f"valid_{name}": value for name, value in derivation.valid.items()},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from supernet.interfaces import (
     Modifier,
     OptimizerModifier,
     SearchSpace,
+    StageModifier,
     State,
     StepContext,
     StepResult,
@@ -34,6 +36,7 @@ from supernet.runtime.finite import check_finite
 from supernet.runtime.random import reseed
 from supernet.schema import Config
 from supernet.spaces.genotype import Genotype
+from supernet.stages import build_supernet, carry_over, stage_epochs
 from supernet.tasks.images import ImageClassification
 from supernet.types import Mixing, Moment, Phase
 from supernet.updates import gradient_of_p
@@ -43,7 +46,7 @@ Hook = TypeVar("Hook", bound=Modifier)
 
 @dataclass
 class SearchParts:
-    """What a search is composed of, box by box of the arrow."""
+    """What a search is composed of, box by box of the arrow. ``space`` and ``net`` are those of the present stage."""
 
     space: SearchSpace
     task: ImageClassification
@@ -55,6 +58,10 @@ class SearchParts:
     architecture: list[nn.Parameter]
 
 
+Watcher = Callable[[Genotype, int, int], None]
+"""Looks at the genotype of every epoch: ``watch(genotype, step, epoch)``. It returns nothing to the search."""
+
+
 class Search(Job):
     """Trains weights and alpha; everything it changes is in its state."""
 
@@ -63,27 +70,79 @@ class Search(Job):
     def __init__(self, config: Config, parts: SearchParts, services: Services) -> None:
         super().__init__(services)
         self.config, self.parts = config, parts
-        self.weights = list(parts.net.parameters())
         settings = config.search
-        self.weight_optimizer = torch.optim.SGD(
-            self.weights, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
-        for modifier in self.modifiers(OptimizerModifier):
-            modifier.edit_optimizer(self.weight_optimizer)
+        self.use_net(parts.net)
+        stages = {name: m for name, m in parts.modifiers.items() if isinstance(m, StageModifier)}
+        self.begins, self.stages = stage_epochs(config, stages), next(iter(stages.values()), None)
+        self.stage, self._first_space, self._new_update = 0, parts.space, deepcopy(parts.update.state_dict())
         loaders = parts.task.search_loaders(config, services.device, split=parts.update.uses_validation)
         self.batches: dict[Phase, Stream] = {"weights": Stream(loaders["weights"]), "alpha": Stream(loaders["alpha"])}
         self.evaluation = loaders["evaluate"]
         # The hidden state of each data stream, and what the last pass of a step leaves for the next step.
         self.carry: dict[str, Any] = {"weights": None, "alpha": None}
         self.next_carry: dict[str, Any] = {}
-        self.epochs, self.steps_per_epoch = settings.epochs, len(loaders["weights"])
+        self.epochs = settings.epochs if parts.derivation.needs_search else 0
+        self.steps_per_epoch = len(loaders["weights"])
+        self.steps_after = 0  # done after the search, by a derivation that trains on
         self.valid: dict[str, float] = {}
+        self.watchers: list[Watcher] = []
+
+    def use_net(self, net: nn.Module) -> None:
+        """Train this network from now on, with a new optimiser."""
+        settings = self.config.search
+        self.parts.net, self.weights = net, list(net.parameters())
+        self.weight_optimizer = torch.optim.SGD(
+            self.weights, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+        for modifier in self.modifiers(OptimizerModifier):
+            modifier.edit_optimizer(self.weight_optimizer)
 
     def begin_epoch(self) -> None:
+        while self.stage + 1 < len(self.begins) and self.begins[self.stage + 1] <= self.epoch:
+            self._next_stage()
         # The schedule is a function of the epoch, so epoch 0 trains at the full rate and a resume needs no scheduler.
         settings = self.config.search
+        first, last = self._stage_epochs() if self.stages is not None and self.stages.new_weights else (0, self.epochs)
         for group in self.weight_optimizer.param_groups:
-            group["lr"] = cosine(settings.lr, settings.lr_min, self.epoch, self.epochs)
+            group["lr"] = cosine(settings.lr, settings.lr_min, self.epoch - first, last - first)
+
+    def _next_stage(self) -> None:
+        """From what the stage before has come to; all of it is in the state, so a resume between the two does alike."""
+        parts, stages, stage = self.parts, self.stages, self.stage + 1
+        assert stages is not None
+        # Not "derive": what a part does to the final choice alone is not for the choices on the way.
+        p = self.mean("evaluate")
+        masks = stages.stage_masks(p, parts.mixer.groups, stage)
+        net, optimizer = parts.net, self.weight_optimizer
+        self._enter(stage)
+        parts.mixer.narrow(masks)
+        if parts.net is not net and not stages.new_weights:
+            carry_over(net, parts.net, (optimizer, self.weight_optimizer), seed=self.config.seed, stage=stage)
+        if stages.new_alpha:
+            parts.mixer.restart(stage)
+            parts.update.load_state_dict(deepcopy(self._new_update))
+        kept = [sum(row) for mask_NK in masks.values() for row in mask_NK]
+        self.services.progress.message(
+            f"stage {stage + 1} of {len(self.begins)}: at most {max(kept)} options at a decision, "
+            f"{sum(w.numel() for w in self.weights):,} weights"
+        )
+
+    def _enter(self, stage: int) -> None:
+        """Search the space of a stage, with its network."""
+        assert self.stages is not None
+        self.stage, parts = stage, self.parts
+        space = self.stages.stage_space(self._first_space, stage)
+        if self.stages.new_weights or space != parts.space:
+            self.use_net(build_supernet(self.config, space, self.services.device, stage))
+        parts.space = space
+        parts.mixer.use_groups(space.groups)
+        for modifier in parts.modifiers.values():
+            modifier.begin_stage(space)
+
+    def _stage_epochs(self) -> tuple[int, int]:
+        """The first epoch of the present stage, and the one after its last."""
+        first, last = (*self.begins, self.epochs)[self.stage : self.stage + 2]
+        return first, last
 
     def train_step(self) -> None:
         values = search_step(self, self.context())
@@ -96,11 +155,14 @@ class Search(Job):
 
     def moment(self, phase: Phase) -> Moment:
         """Now, as a part of this phase sees it."""
-        return Moment(phase, self.epoch, self.progress, self.progress)
+        first, last = self._stage_epochs()
+        steps = (last - first) * self.steps_per_epoch
+        stage_progress = (self.step - first * self.steps_per_epoch) / steps if steps else 1.0
+        return Moment(phase, self.epoch, self.progress, stage_progress, self.stage)
 
     def context(self) -> StepContext:
         """The present step as its parts see it."""
-        step, parts = self.step, self.parts
+        step, parts = self.step + self.steps_after, self.parts
 
         def mixing(phase: Phase) -> Mixing:
             return parts.mixer.sample(
@@ -155,9 +217,11 @@ class Search(Job):
         for modifier in self.parts.modifiers.values():
             values |= modifier.figures()
         recorder.scalars("search", values, step=self.step, epoch=epoch)
-        log_search(recorder, self.parts.space.groups, p, genotype, epoch=epoch, step=self.step)
+        log_search(recorder, tuple(self.parts.mixer.groups.values()), p, genotype, epoch=epoch, step=self.step)
         self.services.progress.epoch("search", epoch + 1, self.epochs, values)
         self.services.progress.message(str(genotype))
+        for watch in self.watchers:
+            watch(genotype, self.step, epoch)
 
     def _stop_early(self, p: Mixing, genotype: Genotype) -> None:
         """Ask every modifier that may stop the search: each follows all epochs, and the first reason counts."""
@@ -167,9 +231,13 @@ class Search(Job):
             self.stopped = stops[0].reason
             self.parts.mixer.set_values(stops[0].alphas or {})
 
-    def evaluate(self) -> dict[str, float]:
-        """Loss and accuracy of the mean p on the part of the training split that alpha learns from."""
-        p = self.parts.mixer.mean(self.moment("evaluate"), step=self.step)
+    def mean(self, phase: Phase) -> Mixing:
+        """The mean of p' as it is now."""
+        return self.parts.mixer.mean(self.moment(phase), step=self.step + self.steps_after)
+
+    def evaluate(self, p: Mixing | None = None) -> dict[str, float]:
+        """Loss and accuracy of p, or else its mean, on the part of the training split that alpha learns from."""
+        p = self.mean("evaluate") if p is None else p
         with eval_mode(self.parts.net), autocast(self.services.device, self.config.precision):
             logits_BK, y_B = predict(
                 lambda x: self.parts.net(x, p), self.evaluation.epoch(0), self.services.interrupt.check
@@ -181,13 +249,14 @@ class Search(Job):
         check_finite(
             {f"alpha of {k}": a for k, a in self.parts.mixer.values().items()}, f"step {self.step} of the search"
         )
-        p = self.parts.mixer.mean(self.moment("derive"), step=self.step)
+        p = self.mean("derive")
         return p, self.parts.derivation.derive(p, self.parts.space)
 
     def state_dict(self) -> State:
-        """Masks and alpha first, then weights; every part in the same way."""
+        """Stage, masks and alpha first, then weights; every part in the same way."""
         parts = self.parts
         return {
+            "stage": self.stage,
             "mixer": parts.mixer.state_dict(),
             "net": parts.net.state_dict(),
             "weight_optimizer": self.weight_optimizer.state_dict(),
@@ -199,6 +268,8 @@ class Search(Job):
 
     def load_state_dict(self, state: State) -> None:
         parts = self.parts
+        if state["stage"] != self.stage:
+            self._enter(state["stage"])
         parts.mixer.load_state_dict(state["mixer"])
         parts.net.load_state_dict(state["net"])
         self.weight_optimizer.load_state_dict(state["weight_optimizer"])

@@ -14,9 +14,10 @@ from supernet.errors import UserError
 from supernet.schema import Config
 
 if TYPE_CHECKING:
+    from supernet.interfaces import SearchSpace
+    from supernet.loop import DerivationJob
     from supernet.run import Run
     from supernet.search import Search
-    from supernet.spaces.darts import DartsSpace
     from supernet.spaces.genotype import Genotype
     from supernet.tasks.images import ImageClassification
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 def train(config: Config, run_dir: Path | None = None) -> dict[str, Any]:
     """Search, derive, retrain, test, in ``run_dir`` (else ``config.run_dir``); returns what ``report.json`` holds."""
     run_dir = run_dir or Path(config.run_dir)
+    from supernet.benchmarks import build_benchmark, recorded
     from supernet.build import build_search, build_space, build_task
     from supernet.run import finished, open_run
 
@@ -33,11 +35,19 @@ def train(config: Config, run_dir: Path | None = None) -> dict[str, Any]:
         return report
     task = build_task(config)
     space = build_space(config, task)
+    benchmark = build_benchmark(config, space)
     with open_run(config, run_dir) as run:
         search = build_search(config, task, space, run.services)
+        if benchmark is not None:
+            search.watchers.append(recorded(benchmark, run.services))
         run.job(search)
-        _, genotype = search.derived()
-        return finish(run, task, space, genotype, search)
+        derivation = search.parts.derivation.job(search)
+        if derivation is None:
+            genotype = search.derived()[1]
+        else:
+            run.job(derivation)
+            genotype = derivation.genotype()
+        return finish(run, task, space, genotype, search, derivation)
 
 
 def retrain(config: Config, run_dir: Path | None = None) -> dict[str, Any]:
@@ -45,23 +55,27 @@ def retrain(config: Config, run_dir: Path | None = None) -> dict[str, Any]:
     run_dir = run_dir or Path(config.run_dir)
     from supernet.build import build_space, build_task
     from supernet.run import finished, open_run
-    from supernet.spaces.genotype import load_genotype, validate
-    from supernet.spaces.ops import OPERATIONS
+    from supernet.spaces.genotype import load_genotype
 
     if config.genotype is None:
         raise UserError("genotype is missing: give genotype=NAME (DARTS_V1, DARTS_V2) or genotype=FILE")
     genotype = load_genotype(config.genotype)
-    validate(genotype, OPERATIONS)
     if (report := finished(config, run_dir)) is not None:
         return report
     task = build_task(config)
     space = build_space(config, task)
+    space.check_genotype(genotype, f"genotype={config.genotype}")
     with open_run(config, run_dir) as run:
         return finish(run, task, space, genotype, None)
 
 
 def finish(
-    run: Run, task: ImageClassification, space: DartsSpace, genotype: Genotype, search: Search | None
+    run: Run,
+    task: ImageClassification,
+    space: SearchSpace,
+    genotype: Genotype,
+    search: Search | None,
+    derivation: DerivationJob | None = None,
 ) -> dict[str, Any]:
     """From a genotype to the report: draw it, retrain its child, save that, test it once."""
     import json
@@ -81,12 +95,12 @@ def finish(
     write_drawings(genotype, run.directory)
     retraining = build_retraining(run.config, task, space, genotype, run.services)
     run.job(retraining)
-    save_child(run.directory, retraining.child, child_spec(task, space, genotype))
+    save_child(run.directory, retraining.child, child_spec(run.config, task, genotype))
     test = task.test_loader(run.config, run.device)
     with eval_mode(retraining.child):
         outputs = predict(retraining.child, test.epoch(0), run.services.interrupt.check)
     metrics = classification_metrics(*outputs, task.classes)
-    report = summary(run, task, space, genotype, search, retraining, metrics)
+    report = summary(run, task, space, genotype, search, derivation, retraining, metrics)
     write_report(run.directory, report)
     run.services.recorder.finish({f"test/{name}": metrics[name] for name in ("accuracy", "loss", "f1")})
     run.services.progress.message(

@@ -93,11 +93,11 @@ def outcome(run_dir: Path) -> dict[str, Any]:
         "report": timeless(json.loads((run_dir / "report.json").read_text())),
         "metrics": [timeless(json.loads(line)) for line in (run_dir / "metrics.jsonl").read_text().splitlines()],
     }
-    for phase in ("search", "retrain"):
-        newest = Checkpoints(run_dir / "checkpoints" / phase).load_newest()
+    for folder in sorted((run_dir / "checkpoints").iterdir()):
+        newest = Checkpoints(folder).load_newest()
         assert newest is not None
         state = newest[0]
-        found[phase] = timeless({name: state[name] for name in ("parts", "position")})
+        found[folder.name] = timeless({name: state[name] for name in ("parts", "position")})
     return found
 
 

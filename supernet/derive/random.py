@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import torch
 
-from supernet.interfaces import SearchSpace
+from supernet.interfaces import Derivation, SearchSpace
+from supernet.runtime.random import generator
+from supernet.schema.derivations import RandomConfig
 from supernet.spaces.genotype import Genotype
-from supernet.types import Group
+from supernet.types import Group, Mixing
+
+
+class Random(Derivation):
+    """A random genotype of the space, keyed by the seed, whatever p says: so no search is needed."""
+
+    needs_search = False
+
+    def __init__(self, config: RandomConfig, *, seed: int = 0) -> None:
+        self.seed = seed
+
+    def derive(self, p: Mixing, space: SearchSpace) -> Genotype:
+        return random_genotype(space, generator(self.seed, "derive/random"))
 
 
 def random_genotype(space: SearchSpace, generator: torch.Generator) -> Genotype:

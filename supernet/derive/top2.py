@@ -22,9 +22,14 @@ class Top2(Derivation):
         pass
 
     def derive(self, p: Mixing, space: SearchSpace) -> Genotype:
-        # The mask of p and not of the space: a search may have narrowed it.
-        groups = [replace(group, mask_NK=p[group.name].mask_NK) for group in space.groups]
-        return space.genotype({group.name: strongest(p[group.name], group) for group in groups})
+        return top2(p, space)
+
+
+def top2(p: Mixing, space: SearchSpace) -> Genotype:
+    """The genotype of the strongest edges and operations."""
+    # The mask of p and not of the space: a search may have narrowed it.
+    groups = [replace(group, mask_NK=p[group.name].mask_NK) for group in space.groups]
+    return space.genotype({group.name: strongest(p[group.name], group) for group in groups})
 
 
 def strongest(p: GroupMixing, group: Group) -> list[tuple[int, int]]:

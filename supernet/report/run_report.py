@@ -14,7 +14,7 @@ from supernet.spaces.genotype import Genotype
 LARGEST_CONFUSION = 20
 """Classes up to which the confusion matrix is printed; ``report.json`` has it always."""
 
-CHAPTERS = ("method", "parts", "experiment", "space", "seed", "command", "genotype", "search", "child")
+CHAPTERS = ("method", "parts", "experiment", "space", "seed", "command", "genotype", "search", "derivation", "child")
 """Keys that have a place of their own in ``report.md``; the rest is the environment."""
 
 
@@ -43,6 +43,8 @@ def render(report: dict[str, Any]) -> str:
     ]
     if report["search"] is not None:
         parts += ["## Search", table(("", ""), _plain(report["search"]))]
+    if report.get("derivation") is not None:
+        parts += ["## Derivation", table(("", ""), _plain(report["derivation"]))]
     parts += ["## Child", table(("", ""), _plain(report["child"])), "## Test", *_test(report["child"]["test"])]
     environment = {k: v for k, v in report.items() if k not in CHAPTERS}
     environment |= environment.pop("versions", {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from supernet.registry import register
+from supernet.schema.fields import choice, ranged
 
 
 @dataclass
@@ -15,3 +16,25 @@ class Top2Config:
 
 
 register("derive", "top2", Top2Config, "supernet.derive.top2:Top2")
+
+
+@dataclass
+class PerturbationConfig:
+    """Keep what the supernet misses most when it is taken away; tune the supernet between decisions (DARTS-PT,
+    arXiv:2108.04392)."""
+
+    name: str = "perturbation"
+    tune: float = ranged(0.1, ge=0, le=1)  # share of search.epochs after each decision, at least one epoch: 5 of 50
+    lr_factor: float = ranged(0.1, gt=0)  # of search.lr, where the tuning begins; published code
+    criterion: str = choice("accuracy", "accuracy", "loss")  # on validation data; the other one decides between equals
+
+
+@dataclass
+class RandomConfig:
+    """A genotype drawn uniformly; nothing is searched for."""
+
+    name: str = "random"
+
+
+register("derive", "perturbation", PerturbationConfig, "supernet.derive.perturbation:Perturbation")
+register("derive", "random", RandomConfig, "supernet.derive.random:Random")

@@ -36,3 +36,13 @@ class SingleLevelConfig(FirstOrderConfig):
 register("update", "first_order", FirstOrderConfig, "supernet.updates.first_order:FirstOrder")
 register("update", "unrolled", UnrolledConfig, "supernet.updates.unrolled:Unrolled")
 register("update", "single_level", SingleLevelConfig, "supernet.updates.single_level:SingleLevel")
+
+
+@dataclass
+class FrozenConfig:
+    """Alpha never moves: the weights alone are trained, at the p with which alpha starts."""
+
+    name: str = "frozen"
+
+
+register("update", "frozen", FrozenConfig, "supernet.updates.frozen:Frozen")
