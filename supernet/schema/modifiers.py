@@ -276,3 +276,40 @@ class CostConfig:
 
 
 register("modifier", "cost", CostConfig, "supernet.modifiers.cost:Cost")
+
+
+@dataclass
+class ZeroOneLossConfig:
+    """The loss of alpha draws every sigmoid from 1/2 to 0 or 1 (FairDARTS, arXiv:1911.12126)."""
+
+    name: str = "zero_one_loss"
+    weight: float = ranged(10.0, ge=0)
+
+
+@dataclass
+class EntropyConfig:
+    """The loss of alpha gains the mean entropy of p, in nats (as in DA2S, arXiv:2007.03154)."""
+
+    name: str = "entropy"
+    weight: float = 0.1  # positive makes p decide, negative keeps it undecided
+    growth: str = choice("constant", "constant", "linear")  # of the weight over the search; linear begins at 0
+
+
+register(
+    "modifier",
+    "zero_one_loss",
+    ZeroOneLossConfig,
+    "supernet.modifiers.zero_one_loss:ZeroOneLoss",
+    needs={"relaxation": ("sigmoid",)},
+)
+register(
+    "modifier",
+    "entropy",
+    EntropyConfig,
+    "supernet.modifiers.entropy:Entropy",
+    refuses={
+        "relaxation=sigmoid": "sigmoids are no distribution over the options; use modifier=zero_one_loss",
+        "relaxation=hard_gumbel": "the entropy of a one-hot p is 0 whatever alpha is",
+        "relaxation=reinmax": "the entropy of a one-hot p is 0 whatever alpha is",
+    },
+)
