@@ -74,7 +74,9 @@ class Search(Job):
         self.use_net(parts.net)
         stages = {name: m for name, m in parts.modifiers.items() if isinstance(m, StageModifier)}
         self.begins, self.stages = stage_epochs(config, stages), next(iter(stages.values()), None)
-        self.stage, self._first_space, self._new_update = 0, parts.space, deepcopy(parts.update.state_dict())
+        self.stage, self._first_space = 0, parts.space
+        self._new_update = deepcopy(parts.update.state_dict())
+        self._new_architecture = [a.detach().clone() for a in parts.architecture]
         loaders = parts.task.search_loaders(config, services.device, split=parts.update.uses_validation)
         self.batches: dict[Phase, Stream] = {"weights": Stream(loaders["weights"]), "alpha": Stream(loaders["alpha"])}
         self.evaluation = loaders["evaluate"]
@@ -119,6 +121,7 @@ class Search(Job):
         if parts.net is not net and not stages.new_weights:
             carry_over(net, parts.net, (optimizer, self.weight_optimizer), seed=self.config.seed, stage=stage)
         if stages.new_alpha:
+            torch._foreach_copy_([a.data for a in parts.architecture], self._new_architecture)
             parts.mixer.restart(stage)
             parts.update.load_state_dict(deepcopy(self._new_update))
         kept = [sum(row) for mask_NK in masks.values() for row in mask_NK]
