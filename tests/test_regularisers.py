@@ -94,6 +94,8 @@ def test_skip_dropout_takes_its_rates_stage_by_stage_and_only_for_skips(tmp_path
         seen.append(rates_K[k])
     late = math.exp(-5.0 * 0.1)  # half of a stage, of which 0.4 are the warm-up
     assert seen == pytest.approx([0.1, 0.1 * late, 0.5, 0.5 * late, 0.5 * math.exp(-3.0)])
+    later = mixer.sample(Moment("weights", 0, 0.4, 0.2, stage=1), step=0)["normal"].dropout_K
+    assert later is not None and later[k] == pytest.approx(0.5 * 0.8), "stages of a StageModifier come first"
     for phase in ("evaluate", "derive"):
         assert mixer.mean(Moment(phase, 0, 0.5, 0.5), step=0)["normal"].dropout_K is None
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from supernet.errors import UserError
 from supernet.interfaces import MixingModifier, PGradient, Setting
 from supernet.modifiers.skip_limit import SKIP, check_skip
 from supernet.schema.modifiers import SkipDropoutConfig
@@ -19,13 +20,14 @@ class SkipDropout(MixingModifier):
 
     The rate of element drops is :func:`dropout_rate` of the share ``t`` of the stage that is done; it acts in training
     passes of both phases, as published. ``rates`` holds one initial rate a stage (paper, CIFAR-10: 0, 0.4, 0.7; the
-    command in the published README starts with 0.1). Stages take equal shares of the search, as published, so with no
-    part that makes stages the same schedule runs on the whole network. The published code drops after identities only
-    and not after the factorized reduction that is the skip connection of a strided edge; the paper and ours make no
-    such difference.
+    command in the published README starts with 0.1); without stages each has an equal share of the search. The
+    published code drops after identities only and not after the factorized reduction that is the skip connection of a
+    strided edge; the paper and ours make no such difference.
     """
 
     def __init__(self, config: SkipDropoutConfig) -> None:
+        if not config.rates:
+            raise UserError("modifier.skip_dropout.rates=[]: give a rate for each stage, or leave skip_dropout out")
         self.config = config
         self.skip: dict[str, int] = {}
 
@@ -39,16 +41,23 @@ class SkipDropout(MixingModifier):
     ) -> Mixing:
         if moment.phase not in ("alpha", "weights"):
             return p
+        stage, t = self._place(moment)
         c = self.config
-        place = moment.progress * len(c.rates)
-        stage = min(int(place), len(c.rates) - 1)
-        rate = dropout_rate(place - stage, c.rates[stage], warmup=c.warmup, decay=c.decay)
+        rate = dropout_rate(t, c.rates[stage], warmup=c.warmup, decay=c.decay)
         return Mixing(
             {
                 name: replace(group, dropout_K=_with(group.dropout_K, self.skip[name], group.op_LNK.shape[-1], rate))
                 for name, group in p.items()
             }
         )
+
+    def _place(self, moment: Moment) -> tuple[int, float]:
+        """Which rate counts, and the share of its stage that is done."""
+        last = len(self.config.rates) - 1
+        if moment.stage_progress != moment.progress:
+            return min(moment.stage, last), moment.stage_progress
+        place = moment.progress * (last + 1)  # a search of one stage
+        return (stage := min(int(place), last)), place - stage
 
 
 def dropout_rate(t: float, rate: float, *, warmup: float, decay: float) -> float:
