@@ -38,3 +38,32 @@ class RandomConfig:
 
 register("derive", "perturbation", PerturbationConfig, "supernet.derive.perturbation:Perturbation")
 register("derive", "random", RandomConfig, "supernet.derive.random:Random")
+
+
+@dataclass
+class ArgmaxConfig:
+    """Every decision keeps its strongest derivable option (SNAS, NAS-Bench-201)."""
+
+    name: str = "argmax"
+    leave_out: bool = False  # drop edges on which an option that no genotype holds (none, in DARTS) is the strongest
+
+
+@dataclass
+class ThresholdConfig:
+    """Per node at most two edges, each with its strongest operation, if its p reaches a threshold (FairDARTS)."""
+
+    name: str = "threshold"
+    threshold: float = ranged(0.85, ge=0, lt=1)
+
+
+register("derive", "argmax", ArgmaxConfig, "supernet.derive.argmax:Argmax")
+register(
+    "derive",
+    "threshold",
+    ThresholdConfig,
+    "supernet.derive.threshold:Threshold",
+    refuses={
+        "space=nasbench201": "it leaves edges out, and all edges of this space are kept; use derive=argmax",
+        "modifier=edge_norm": "the threshold is one of operations, and edges have their own weights then",
+    },
+)
