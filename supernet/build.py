@@ -22,7 +22,8 @@ from supernet.tasks.images import ImageClassification
 def build_task(config: Config) -> ImageClassification:
     """Read the data of the task."""
     task: ImageClassification = build("task", config.task, limit=config.limit.images)
-    task.retrain_loaders(config, torch.device("cpu"))  # refuses now what would otherwise come out after the search
+    if config.retrain.epochs > 0:
+        task.retrain_loaders(config, torch.device("cpu"))  # refuses now what would else come out after the search
     return task
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 
 from supernet.data.decode import read_image
 from supernet.errors import UserError
+from supernet.interfaces import SearchSpace
+from supernet.registry import PARTS, build
 from supernet.runtime.files import write_atomic
-from supernet.spaces.darts import DartsSpace
-from supernet.spaces.genotype import Genotype, validate
-from supernet.spaces.ops import OPERATIONS
+from supernet.schema.spaces import DartsConfig
+from supernet.spaces.genotype import Genotype
 
 FILE = "child.safetensors"
 METADATA = "supernet_child"
@@ -24,8 +26,8 @@ METADATA = "supernet_child"
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """What a child is, without its weights. ``size`` is (height, width); ``mean`` and ``std`` are of values in [0,
-    1]."""
+    """What a child is, without its weights. ``size`` is (height, width); ``mean`` and ``std`` are of values in [0, 1];
+    ``space`` is the configuration of the space that builds it, by name."""
 
     genotype: Genotype
     classes: tuple[str, ...]
@@ -35,22 +37,23 @@ class ChildSpec:
     std: tuple[float, ...]
     channels: int
     cells: int
-    reductions: int
-    stem_multiplier: int
+    space: Mapping[str, Any]
 
-    def build(self) -> nn.Module:
-        """The network without weights and auxiliary head."""
-        space = DartsSpace(
-            self.in_channels,
-            len(self.classes),
-            nodes=max(len(cell.nodes) for cell in self.genotype.cells.values()),
-            reductions=self.reductions,
-            stem_multiplier=self.stem_multiplier,
+    def build_space(self) -> SearchSpace:
+        """The space, with children of this size and no auxiliary head. Raises UserError where it is not known here."""
+        part = PARTS.get(("space", str(self.space["name"])))
+        if part is None:
+            raise UserError(f"space={self.space['name']} is not known", valid=[n for g, n in PARTS if g == "space"])
+        space: SearchSpace = build(
+            "space",
+            part.config(**self.space),
+            in_channels=self.in_channels,
+            classes=len(self.classes),
             child_channels=self.channels,
             child_cells=self.cells,
             auxiliary=False,
         )
-        return space.build_child(self.genotype)
+        return space
 
     def to_json(self) -> str:
         """The metadata, as JSON."""
@@ -61,14 +64,18 @@ class ChildSpec:
     def from_json(cls, text: str) -> ChildSpec:
         """Read the metadata back. Raises KeyError, TypeError or ValueError where they are not ours."""
         d = json.loads(text)
-        numbers = {name: int(d[name]) for name in ("in_channels", "channels", "cells", "reductions", "stem_multiplier")}
+        numbers = {name: int(d[name]) for name in ("in_channels", "channels", "cells")}
         height, width = d["size"]
+        if "space" not in d:  # written when there was the DARTS space only
+            darts = DartsConfig(reductions=int(d["reductions"]), stem_multiplier=int(d["stem_multiplier"]))
+            d["space"] = dataclasses.asdict(darts)
         return cls(
             genotype=Genotype.from_json(d["genotype"]),
             classes=tuple(str(c) for c in d["classes"]),
             size=(int(height), int(width)),
             mean=tuple(float(v) for v in d["mean"]),
             std=tuple(float(v) for v in d["std"]),
+            space=dict(d["space"]),
             **numbers,
         )
 
@@ -80,7 +87,7 @@ class LoadedChild(nn.Module):
         super().__init__()
         self.spec = spec
         self.classes = spec.classes
-        self.net = spec.build()
+        self.net = spec.build_space().build_child(spec.genotype)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """``logits_BK`` of normalised images."""
@@ -126,10 +133,11 @@ def load_child(run: str | Path) -> LoadedChild:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, Any] = file.metadata() or {}
             spec = ChildSpec.from_json(metadata[METADATA])
-            validate(spec.genotype, OPERATIONS, f"{path} (operations of your own need plugins=[MODULE], or its import)")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         loaded = LoadedChild(spec)
         loaded.net.load_state_dict(state)
+    except UserError as error:
+        raise UserError(f"{path} (parts of your own need plugins=[MODULE], or its import): {error}") from error
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a child written by supernet, or is damaged ({type(error).__name__})") from error
     return loaded.eval()

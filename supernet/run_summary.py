@@ -6,6 +6,8 @@ import dataclasses
 import shlex
 from typing import Any
 
+import torch
+
 from supernet.build import count_macs, count_parameters
 from supernet.child import ChildSpec
 from supernet.interfaces import SearchSpace
@@ -38,26 +40,15 @@ def child_spec(config: Config, task: ImageClassification, genotype: Genotype) ->
 
 def summary(
     run: Run,
-    task: ImageClassification,
-    space: SearchSpace,
     genotype: Genotype,
     search: Search | None,
     derivation: DerivationJob | None,
-    retraining: Retraining,
-    test: dict[str, Any],
+    child: dict[str, Any],
+    truth: dict[str, float] | None,
 ) -> dict[str, Any]:
     """The contents of ``report.json``."""
     config = run.config
     parts = {name: getattr(config, name).name for name in PARTS} | {"modifier": sorted(config.modifier)}
-    child = {
-        "params": count_parameters(retraining.child),
-        "macs": count_macs(space, genotype, task.data.train.size),
-        "epochs": retraining.epoch,
-        "steps": retraining.step,
-        "seconds": retraining.seconds,
-        **{f"valid_{name}": value for name, value in retraining.valid.items()},
-        "test": test,
-    }
     return {
         "method": config.method,
         "parts": parts,
@@ -69,8 +60,32 @@ def summary(
         "search": None if search is None else search_summary(search),
         "derivation": None if derivation is None else derivation_summary(derivation),
         "child": child,
+        **({} if truth is None else {"truth": truth}),
         "versions": {name: run.environment[name] for name in VERSIONS},
         **{name: value for name, value in run.environment.items() if name not in VERSIONS},
+    }
+
+
+def child_summary(
+    task: ImageClassification,
+    space: SearchSpace,
+    genotype: Genotype,
+    retraining: Retraining | None,
+    test: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The size of the child, and what its training came to where it was trained."""
+    with torch.device("meta"):
+        size = {"params": count_parameters(space.build_child(genotype))}
+    size["macs"] = count_macs(space, genotype, task.data.train.size)
+    if retraining is None:
+        return size
+    return {
+        **size,
+        "epochs": retraining.epoch,
+        "steps": retraining.step,
+        "seconds": retraining.seconds,
+        **{f"valid_{name}": value for name, value in retraining.valid.items()},
+        "test": test,
     }
 
 

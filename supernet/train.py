@@ -14,8 +14,9 @@ from supernet.errors import UserError
 from supernet.schema import Config
 
 if TYPE_CHECKING:
-    from supernet.interfaces import SearchSpace
+    from supernet.interfaces import Benchmark, SearchSpace
     from supernet.loop import DerivationJob
+    from supernet.retraining import Retraining
     from supernet.run import Run
     from supernet.search import Search
     from supernet.spaces.genotype import Genotype
@@ -47,26 +48,30 @@ def train(config: Config, run_dir: Path | None = None) -> dict[str, Any]:
         else:
             run.job(derivation)
             genotype = derivation.genotype()
-        return finish(run, task, space, genotype, search, derivation)
+        return finish(run, task, space, genotype, search, derivation, benchmark)
 
 
 def retrain(config: Config, run_dir: Path | None = None) -> dict[str, Any]:
     """Retrain and test a genotype that is given by name or by file; equals the end of a search with the same seed."""
     run_dir = run_dir or Path(config.run_dir)
+    from supernet.benchmarks import build_benchmark
     from supernet.build import build_space, build_task
     from supernet.run import finished, open_run
     from supernet.spaces.genotype import load_genotype
 
     if config.genotype is None:
         raise UserError("genotype is missing: give genotype=NAME (DARTS_V1, DARTS_V2) or genotype=FILE")
+    if config.retrain.epochs == 0:
+        raise UserError("retrain.epochs=0 ends a run after the search; to retrain a genotype, set it to at least 1")
     genotype = load_genotype(config.genotype)
     if (report := finished(config, run_dir)) is not None:
         return report
     task = build_task(config)
     space = build_space(config, task)
     space.check_genotype(genotype, f"genotype={config.genotype}")
+    benchmark = build_benchmark(config, space)
     with open_run(config, run_dir) as run:
-        return finish(run, task, space, genotype, None)
+        return finish(run, task, space, genotype, benchmark=benchmark)
 
 
 def finish(
@@ -74,18 +79,16 @@ def finish(
     task: ImageClassification,
     space: SearchSpace,
     genotype: Genotype,
-    search: Search | None,
+    search: Search | None = None,
     derivation: DerivationJob | None = None,
+    benchmark: Benchmark | None = None,
 ) -> dict[str, Any]:
-    """From a genotype to the report: draw it, retrain its child, save that, test it once."""
+    """From a genotype to the report: draw it, and unless ``retrain.epochs`` is 0, retrain its child and test that."""
     import json
 
-    from supernet.build import build_retraining
-    from supernet.child import save_child
-    from supernet.evaluate import classification_metrics, eval_mode, predict
     from supernet.report.drawing import write_drawings
     from supernet.report.run_report import write_report
-    from supernet.run_summary import child_spec, summary
+    from supernet.run_summary import child_summary, summary
     from supernet.runtime.files import write_atomic
 
     path, text = run.directory / "genotype.json", json.dumps(genotype.to_json(), indent=1) + "\n"
@@ -93,20 +96,38 @@ def finish(
         raise UserError(f"{path} is another genotype than the one to retrain: choose another run_dir for a new run")
     write_atomic(path, text)
     write_drawings(genotype, run.directory)
+    retraining, metrics = None, None
+    if run.config.retrain.epochs > 0:
+        retraining, metrics = retrain_and_test(run, task, space, genotype)
+    truth = None if benchmark is None else benchmark.answer(genotype)
+    child = child_summary(task, space, genotype, retraining, metrics)
+    report = summary(run, genotype, search, derivation, child, truth)
+    write_report(run.directory, report)
+    figures = {} if metrics is None else {f"test/{name}": metrics[name] for name in ("accuracy", "loss", "f1")}
+    run.services.recorder.finish(figures)
+    said = [str(genotype)]
+    said += [] if metrics is None else [f"test accuracy {metrics['accuracy']:.4f}"]
+    said += [] if benchmark is None or truth is None else [benchmark.sentence(truth)]
+    run.services.progress.message("\n".join(said) + f"  ({run.directory / 'report.md'})")
+    return report
+
+
+def retrain_and_test(
+    run: Run, task: ImageClassification, space: SearchSpace, genotype: Genotype
+) -> tuple[Retraining, dict[str, Any]]:
+    """Train the child, save it, and look at the test split, once."""
+    from supernet.build import build_retraining
+    from supernet.child import save_child
+    from supernet.evaluate import classification_metrics, eval_mode, predict
+    from supernet.run_summary import child_spec
+
     retraining = build_retraining(run.config, task, space, genotype, run.services)
     run.job(retraining)
     save_child(run.directory, retraining.child, child_spec(run.config, task, genotype))
     test = task.test_loader(run.config, run.device)
     with eval_mode(retraining.child):
         outputs = predict(retraining.child, test.epoch(0), run.services.interrupt.check)
-    metrics = classification_metrics(*outputs, task.classes)
-    report = summary(run, task, space, genotype, search, derivation, retraining, metrics)
-    write_report(run.directory, report)
-    run.services.recorder.finish({f"test/{name}": metrics[name] for name in ("accuracy", "loss", "f1")})
-    run.services.progress.message(
-        f"{genotype}\ntest accuracy {metrics['accuracy']:.4f}  ({run.directory / 'report.md'})"
-    )
-    return report
+    return retraining, classification_metrics(*outputs, task.classes)
 
 
 main = entry(train)

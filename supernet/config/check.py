@@ -20,6 +20,9 @@ Field = dataclasses.Field[Any]
 PART_GROUPS = ("task", "space", "relaxation", "update", "derive")
 """Groups of which a run has exactly one part; ``modifier`` holds any number."""
 
+OPTIONAL_GROUPS = ("benchmark",)
+"""Groups of which a run has one part or none (null)."""
+
 _WORDS = {"ge": "of at least {}", "gt": "above {}", "le": "of at most {}", "lt": "below {}"}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
@@ -55,6 +58,9 @@ def check_keys(composed: DictConfig) -> None:
         if OmegaConf.is_missing(composed, group) or group not in composed:
             raise UserError(f"{group} is not chosen", valid=options_of(group))
         _check_part(group, group, composed[group])
+    for group in OPTIONAL_GROUPS:
+        if composed.get(group) is not None:
+            _check_part(group, group, composed[group])
     for name, node in composed.get("modifier", {}).items():
         _check_part("modifier", f"modifier.{name}", node)
     _check_node("", composed)
@@ -114,6 +120,7 @@ def check_values(config: Config) -> None:
 def check_together(config: Config) -> None:
     """Refuse parts that make no sense together, with the reason that one of them gives (:class:`.registry.Part`)."""
     chosen = {group: (getattr(config, group).name,) for group in PART_GROUPS} | {"modifier": tuple(config.modifier)}
+    chosen |= {group: (part.name,) for group in OPTIONAL_GROUPS if (part := getattr(config, group)) is not None}
     for group, names in chosen.items():
         for name in names:
             part = PARTS[group, name]

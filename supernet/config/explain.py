@@ -12,12 +12,12 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from supernet.config.check import PART_GROUPS, describe
+from supernet.config.check import OPTIONAL_GROUPS, PART_GROUPS, describe
 from supernet.errors import UserError
 from supernet.registry import PARTS
 from supernet.schema import Config
 
-GROUPS = (*PART_GROUPS, "modifier", "method", "debug", "experiment")
+GROUPS = (*PART_GROUPS, *OPTIONAL_GROUPS, "modifier", "method", "debug", "experiment")
 """What is chosen by name."""
 
 EXPLAINED = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)

@@ -10,13 +10,13 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from supernet.config.check import PART_GROUPS, check_keys, check_values
+from supernet.config.check import OPTIONAL_GROUPS, PART_GROUPS, check_keys, check_values
 from supernet.config.explain import explain
 from supernet.errors import UserError
 from supernet.registry import PARTS
 from supernet.schema import Config
 
-FREE = {"run_dir", "resume", "plugins", "task.root", "task.download", "task.workers"}
+FREE = {"run_dir", "resume", "plugins", "benchmark.path", "task.root", "task.download", "task.workers"}
 """Keys that may change on resume: they say where things are and how fast they come, not what is computed."""
 
 INEXACT = {"device", "engine", "threads", "memory_format", "compile", "deterministic", "task.resident_mb"}
@@ -44,6 +44,9 @@ def from_yaml(text: str, *, source: str = "config.yaml") -> Config:
         composed = OmegaConf.structured(Config)
         for group in PART_GROUPS:
             composed[group] = OmegaConf.structured(_part(group, saved.get(group), source))
+        for group in OPTIONAL_GROUPS:
+            if saved.get(group) is not None:
+                composed[group] = OmegaConf.structured(_part(group, saved[group], source))
         for name, part in (saved.get("modifier") or {}).items():
             composed["modifier"][name] = OmegaConf.structured(_part("modifier", part, source))
         composed.merge_with(saved)

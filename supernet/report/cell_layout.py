@@ -83,27 +83,30 @@ def lay_out(cell: CellGenotype) -> CellLayout:
 
 
 class _Graph:
-    """The cell as columns of items: states in even columns, names of operations in odd ones, passing edges in any."""
+    """The cell as columns of items: states in even columns, names of operations in odd ones, passing edges in any. An
+    edge that is ``none`` is not drawn."""
 
     def __init__(self, cell: CellGenotype) -> None:
         self.boxes: dict[int, Box] = {}
         self.heights: dict[int, float] = {}
         self.links: Links = []
         self.paths: list[tuple[list[int], Rgb]] = []
-        states = len(cell.nodes) + 2
-        rank = [0, 0]
-        for node in cell.nodes:
+        nodes = [[edge for edge in node if edge[0] != "none"] for node in cell.nodes]
+        states = len(nodes) + cell.inputs
+        rank = [0] * cell.inputs
+        for node in nodes:
             rank.append(1 + max((rank[source] for _, source in node), default=0))
         rank.append(1 + max(rank))
         self.columns: list[list[int]] = [[] for _ in range(2 * rank[-1] + 1)]
-        incoming = [0, 0, *map(len, cell.nodes), len(cell.concat)]
-        names = [("c", "k-2"), ("c", "k-1"), *((str(n), "") for n in range(len(cell.nodes))), ("c", "k")]
-        fills = [INPUT, INPUT, *[NODE] * len(cell.nodes), OUTPUT]
+        incoming = [0] * cell.inputs + [*map(len, nodes), len(cell.concat)]
+        inputs = [("c", f"k-{cell.inputs - i}") for i in range(cell.inputs)]
+        names = [*inputs, *((str(n), "") for n in range(len(nodes))), ("c", "k")]
+        fills = [INPUT] * cell.inputs + [*[NODE] * len(nodes), OUTPUT]
         for state in range(states + 1):
             height = max(STATE_HEIGHT, PORT * (incoming[state] + 1))
             box = Box(0, 0, STATE_WIDTH, height, *names[state], fills[state], INK)
             self._add(2 * rank[state], height, box)
-        for target, edges in enumerate(cell.nodes, start=2):
+        for target, edges in enumerate(nodes, start=cell.inputs):
             for operation, source in edges:
                 self._connect(source, target, 2 * rank[source], 2 * rank[target], operation)
         for state in cell.concat:

@@ -19,6 +19,8 @@ COLOURS: dict[str, Rgb] = {
     "sep_conv_5x5": (29, 78, 166),
     "dil_conv_3x3": (74, 180, 110),
     "dil_conv_5x5": (21, 110, 66),
+    "nor_conv_1x1": (147, 112, 219),
+    "nor_conv_3x3": (91, 33, 182),
 }
 OTHERS: tuple[Rgb, ...] = (
     (147, 51, 234),

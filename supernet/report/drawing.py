@@ -35,9 +35,14 @@ RADIUS = 5.0
 def write_drawings(genotype: Genotype, folder: Path) -> None:
     """Write ``<kind>.svg`` and ``<kind>.png`` for every cell, each atomically."""
     for kind, cell in genotype.cells.items():
-        title = f"{kind} cell"
+        title = cell_title(kind)
         write_atomic(folder / f"{kind}.svg", draw_cell_svg(cell, title))
         write_atomic(folder / f"{kind}.png", draw_cell_png(cell, title))
+
+
+def cell_title(kind: str) -> str:
+    """What a cell of this kind is called, where there may be only one kind: "normal cell", "cell"."""
+    return kind if kind == "cell" else f"{kind} cell"
 
 
 def draw_cell_svg(cell: CellGenotype, title: str) -> str:

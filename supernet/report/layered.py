@@ -50,7 +50,7 @@ def heights(columns: Sequence[Sequence[int]], links: Links, size: dict[int, floa
             y[item] = top + (size[item] + gap) / 2
             top += size[item] + gap
     for sweep in range(2 * SWEEPS):
-        for column in columns if sweep % 2 == 0 else reversed(columns):
+        for column in filter(None, columns if sweep % 2 == 0 else reversed(columns)):
             wish = [_mean([y[i] for i in before.get(item, []) + after.get(item, [])], y[item]) for item in column]
             room = [(size[a] + size[b]) / 2 + gap for a, b in pairwise(column)]
             y |= zip(column, _keep_apart(wish, room), strict=True)

@@ -8,13 +8,26 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from supernet.report.drawing import cell_title
 from supernet.runtime.files import write_atomic
 from supernet.spaces.genotype import Genotype
 
 LARGEST_CONFUSION = 20
 """Classes up to which the confusion matrix is printed; ``report.json`` has it always."""
 
-CHAPTERS = ("method", "parts", "experiment", "space", "seed", "command", "genotype", "search", "derivation", "child")
+CHAPTERS = (
+    "method",
+    "parts",
+    "experiment",
+    "space",
+    "seed",
+    "command",
+    "genotype",
+    "search",
+    "derivation",
+    "child",
+    "truth",
+)
 """Keys that have a place of their own in ``report.md``; the rest is the environment."""
 
 
@@ -28,10 +41,13 @@ def write_report(run_dir: Path, report: dict[str, Any]) -> None:
 def render(report: dict[str, Any]) -> str:
     """The report as Markdown, with the drawings that stand beside it."""
     genotype = Genotype.from_json(report["genotype"])
-    drawings = [f"![{kind} cell]({kind}.svg)" for kind in genotype.cells]
+    drawings = [f"![{cell_title(kind)}]({kind}.svg)" for kind in genotype.cells]
+    test = report["child"].get("test")
     parts = [
         f"# {report['experiment']}, method {report['method']}, seed {report['seed']}",
-        f"Test accuracy **{report['child']['test']['accuracy']:.2%}**, measured once on the test split.",
+        "The child was not trained (retrain.epochs=0)."
+        if test is None
+        else f"Test accuracy **{test['accuracy']:.2%}**, measured once on the test split.",
         f"To repeat this run:\n\n```\n{report['command']}\n```",
         "## Cells",
         f"```\n{genotype}\n```",
@@ -45,7 +61,11 @@ def render(report: dict[str, Any]) -> str:
         parts += ["## Search", table(("", ""), _plain(report["search"]))]
     if report.get("derivation") is not None:
         parts += ["## Derivation", table(("", ""), _plain(report["derivation"]))]
-    parts += ["## Child", table(("", ""), _plain(report["child"])), "## Test", *_test(report["child"]["test"])]
+    parts += ["## Child", table(("", ""), _plain(report["child"]))]
+    if report.get("truth") is not None:
+        parts += ["## Truth, from the benchmark's table", table(("", ""), _plain(report["truth"]))]
+    if test is not None:
+        parts += ["## Test", *_test(test)]
     environment = {k: v for k, v in report.items() if k not in CHAPTERS}
     environment |= environment.pop("versions", {})
     parts += ["## Environment", table(("", ""), environment.items())]

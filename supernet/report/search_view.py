@@ -13,7 +13,7 @@ from torch import Tensor
 
 from supernet.report.cell_layout import font, text_width
 from supernet.report.colours import INK, WHITE, blend, colour_of, ink_on
-from supernet.report.drawing import draw_cell_png, to_png
+from supernet.report.drawing import cell_title, draw_cell_png, to_png
 from supernet.report.recorder import Recorder
 from supernet.spaces.genotype import Genotype
 from supernet.types import Group, Mixing
@@ -43,7 +43,7 @@ def log_search(
             for name, share in zip(group.options, row, strict=True):
                 values[f"p_{group.name}/{edge_tag(group, n)}/{name}"] = share
         recorder.image("search", f"p/{group.name}", heat_map_png(group, rows_NK, f"epoch {epoch + 1}"), step)
-        recorder.image("search", f"cell/{group.name}", draw_cell_png(cell, f"{group.name} cell", scale=1), step)
+        recorder.image("search", f"cell/{group.name}", draw_cell_png(cell, cell_title(group.name), scale=1), step)
     recorder.text("search", "genotype", "```\n" + "\n".join(textwrap.wrap(str(genotype), WRAP)) + "\n```", step)
     recorder.scalars("search", values, step=step, epoch=epoch)
 

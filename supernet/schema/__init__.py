@@ -12,7 +12,15 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from supernet.schema import derivations, modifiers, relaxations, spaces, tasks, updates  # noqa: F401 (they register)
+from supernet.schema import (  # noqa: F401 (they register)
+    benchmarks,
+    derivations,
+    modifiers,
+    relaxations,
+    spaces,
+    tasks,
+    updates,
+)
 from supernet.schema.fields import choice, listed, ranged, worded
 
 
@@ -48,7 +56,7 @@ class SearchConfig:
 class RetrainConfig:
     """Training the derived child from scratch."""
 
-    epochs: int = ranged(600, ge=1)
+    epochs: int = ranged(600, ge=0)  # 0 ends the run after the derivation: no child is trained, and none tested
     batch: int = ranged(96, ge=2)
     channels: int = ranged(36, ge=1)
     cells: int = ranged(20, ge=1)
@@ -103,6 +111,7 @@ class Config:
     update: Any = MISSING
     modifier: dict[str, Any] = field(default_factory=dict)
     derive: Any = MISSING
+    benchmark: Any = None
     search: SearchConfig = field(default_factory=SearchConfig)
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
     limit: LimitConfig = field(default_factory=LimitConfig)

@@ -138,7 +138,8 @@ class Supernet(nn.Module):
     def forward(self, x_BCHW: Tensor, p: Mixing) -> Tensor:
         """``logits_BK`` over classes."""
         x_BCHW = x_BCHW.contiguous(memory_format=self._memory_format)
-        return self.stack(x_BCHW, [p[KIND].at(place) for place in range(len(self.stack.cells))])
+        logits_BK: Tensor = self.stack(x_BCHW, [p[KIND].at(place) for place in range(len(self.stack.cells))])
+        return logits_BK
 
 
 class Child(nn.Module):
@@ -161,7 +162,8 @@ class Child(nn.Module):
     def forward(self, x_BCHW: Tensor, drop_path: float = 0.0) -> Tensor:
         """``logits_BK``."""
         x_BCHW = x_BCHW.contiguous(memory_format=self._memory_format)
-        return self.stack(x_BCHW, [drop_path] * len(self.stack.cells))
+        logits_BK: Tensor = self.stack(x_BCHW, [drop_path] * len(self.stack.cells))
+        return logits_BK
 
 
 class Skeleton(nn.Module):
