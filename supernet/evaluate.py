@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from supernet.runtime.random import reseed
 from supernet.types import Batch
 
 
@@ -27,7 +28,12 @@ def eval_mode(net: nn.Module) -> Iterator[None]:
 def predict(
     forward: Callable[[Tensor], Tensor], batches: Iterable[Batch], poll: Callable[[], None] = lambda: None
 ) -> tuple[Tensor, Tensor]:
-    """``logits_BK`` and ``y_B`` of all batches together; ``poll`` is called before each, and may raise to interrupt."""
+    """``logits_BK`` and ``y_B`` of all batches together; ``poll`` is called before each, and may raise to interrupt.
+
+    What an operation draws here (``noise``) is the same in every evaluation, whatever was drawn before: one that was
+    interrupted gives the same numbers when it is repeated.
+    """
+    reseed(0, "predict")
     logits, targets = [], []
     for batch in batches:
         poll()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from supernet.errors import UserError
 from supernet.registry import register
 from supernet.schema.fields import listed, ranged
 
 
 @dataclass
 class DartsConfig:
-    """The DARTS cell space."""
+    """The DARTS cell space. ``normal_edges`` and ``reduce_edges`` name the operations of each edge, which are all of
+    ``operations`` where they are empty; edges stand in the published order, 2<-0, 2<-1, 3<-0, 3<-1, 3<-2, 4<-0, ..."""
 
     name: str = "darts"
     nodes: int = ranged(4, ge=1)
@@ -27,6 +29,31 @@ class DartsConfig:
         "dil_conv_5x5",
         unique=True,
     )
+    normal_edges: list[list[str]] = listed()
+    reduce_edges: list[list[str]] = listed()
+
+    def __post_init__(self) -> None:
+        for kind in ("normal", "reduce"):
+            rows: list[list[str]] = getattr(self, f"{kind}_edges")
+            count = self.nodes * (self.nodes + 3) // 2
+            if rows and len(rows) != count:
+                raise UserError(
+                    f"space.{kind}_edges has {len(rows)} edges, and space.nodes={self.nodes} makes {count}: give each "
+                    "its operations, or none for all of them"
+                )
+            for n, row in enumerate(rows):
+                _check_edge(f"space.{kind}_edges[{n}]", row, self.operations)
+
+
+def _check_edge(key: str, row: list[str], operations: list[str]) -> None:
+    text = f"{key}=[{','.join(row)}]"
+    for name in row:
+        if name not in operations:
+            raise UserError(f"{text}: {name!r} is not among space.operations", valid=operations, got=name)
+    if len(set(row)) < len(row):
+        raise UserError(f"{text}: an edge has an operation once")
+    if set(row) <= {"none"}:
+        raise UserError(f"{text}: an edge needs an operation other than none", valid=operations)
 
 
 register("space", "darts", DartsConfig, "supernet.spaces.darts:from_config")

@@ -41,7 +41,8 @@ class DartsSpace(SearchSpace):
 
     Each of ``nodes`` intermediate nodes of a cell reads all states before it through one mixed edge each, so with 4
     nodes a cell has 14 edges; the output is the concatenation of the nodes. In the supernet, 1 / ``partial`` of the
-    channels go through the operations, and every edge also has the operations in ``extras`` (see :class:`Group`).
+    channels go through the operations, and every edge also has the operations in ``extras`` (see :class:`Group`). An
+    edge has all ``operations``, or those in its row of ``normal_edges`` or ``reduce_edges``.
     """
 
     in_channels: int
@@ -60,6 +61,8 @@ class DartsSpace(SearchSpace):
     memory_format: str = "channels_last"
     partial: int = 1
     extras: tuple[str, ...] = ()
+    normal_edges: tuple[tuple[str, ...], ...] = ()
+    reduce_edges: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         check_parts(self.partial, self.search_channels)
@@ -95,7 +98,7 @@ class DartsSpace(SearchSpace):
     @property
     def groups(self) -> tuple[Group, ...]:
         edges = [(source, target) for target in range(2, 2 + self.nodes) for source in range(target)]
-        mask_NK = tuple(tuple(name not in self.extras for name in self.operations + self.extras) for _ in edges)
+        rows_N = {"normal": self.normal_edges, "reduce": self.reduce_edges}
         kinds = self._search_frame.kinds()
         return tuple(
             Group(
@@ -104,7 +107,7 @@ class DartsSpace(SearchSpace):
                 sources=tuple(source for source, _ in edges),
                 targets=tuple(target for _, target in edges),
                 placements=kinds.count(kind),
-                mask_NK=mask_NK,
+                mask_NK=tuple(self._mask(row) for row in rows_N[kind] or (self.operations,) * len(edges)),
                 keep=2,
                 underivable=frozenset({"none"}),
                 extras=frozenset(self.extras),
@@ -112,6 +115,10 @@ class DartsSpace(SearchSpace):
             for kind in ("normal", "reduce")
             if kind in kinds
         )
+
+    def _mask(self, row: Sequence[str]) -> tuple[bool, ...]:
+        """Which operations an edge has; no edge has the extras of its own."""
+        return tuple(name in row for name in self.operations) + (False,) * len(self.extras)
 
     @property
     def _search_frame(self) -> Frame:
@@ -260,5 +267,7 @@ def from_config(config: DartsConfig, **sizes: Any) -> DartsSpace:
         operations=tuple(config.operations),
         reductions=config.reductions,
         stem_multiplier=config.stem_multiplier,
+        normal_edges=tuple(map(tuple, config.normal_edges)),
+        reduce_edges=tuple(map(tuple, config.reduce_edges)),
         **sizes,
     )

@@ -69,6 +69,21 @@ class Zero(nn.Module):
         return torch.zeros_like(x_BCHW[:, :, :: self.stride, :: self.stride])
 
 
+class Noise(nn.Module):
+    """``noise``: Gaussian noise of the output's shape, with mean 0 and variance 1, whatever the input.
+
+    RobustDARTS (arXiv:1909.09656), section 3, space S4: an operation that a search can only get wrong. It is drawn in
+    training and evaluation from torch's global generator, which a search keys by the step.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return torch.randn_like(x_BCHW[:, :, :: self.stride, :: self.stride])
+
+
 class ReLUConvBN(nn.Sequential):
     """ReLU, convolution, batch norm: how a cell brings its inputs to its own number of channels, and an operation of
     NAS-Bench-201."""
@@ -138,6 +153,7 @@ def build_skip(channels: int, stride: int, norm: Norm) -> nn.Module:
 
 
 register_operation("none", lambda channels, stride, norm: Zero(stride))
+register_operation("noise", lambda channels, stride, norm: Noise(stride))
 register_operation(
     "max_pool_3x3", lambda channels, stride, norm: nn.MaxPool2d(3, stride, padding=1), normalise_in_supernet=True
 )
