@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -43,10 +41,11 @@ def kl_to_flat(beta_LNK: Tensor, mask_NK: Mask) -> Tensor:
     log G(B) - log G(K) - sum of log G(beta_k) + sum of (beta_k - 1) (psi(beta_k) - psi(B)), for every decision over its
     K options that exist; B = sum of beta_k, G is the gamma function and psi the derivative of its logarithm.
     """
-    counts = [math.lgamma(max(sum(row), 1)) for row in mask_NK]
+    there_NK = mask_tensor(mask_NK, beta_LNK.device)
+    flat_N = there_NK.sum(dim=-1).clamp_min(1).to(beta_LNK).lgamma()
     total_LN = beta_LNK.sum(dim=-1)
     total_LN = total_LN.masked_fill(total_LN == 0, 1.0)
     # What does not exist has concentration 1 here, which adds nothing to either sum.
-    beta_LNK = beta_LNK.masked_fill(~mask_tensor(mask_NK, beta_LNK.device), 1.0)
+    beta_LNK = beta_LNK.masked_fill(~there_NK, 1.0)
     inner_LNK = (beta_LNK - 1) * (beta_LNK.digamma() - total_LN.digamma()[..., None]) - beta_LNK.lgamma()
-    return total_LN.lgamma() - torch.tensor(counts, device=beta_LNK.device) + inner_LNK.sum(dim=-1)
+    return total_LN.lgamma() - flat_N + inner_LNK.sum(dim=-1)
