@@ -7,16 +7,33 @@ that no bank knows are called as the modules they are, beside the banked ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from supernet.spaces.banks.features import Features, Group, follow, norms_of, stack_weights
-from supernet.spaces.banks.fold import Term, constant, mixture
-from supernet.spaces.banks.kinds import recognise
+from supernet.spaces.banks.evaluate import evaluate
+from supernet.spaces.banks.features import Features, indices
+from supernet.spaces.banks.kinds import Known, Shared, recognise, settings
 from supernet.spaces.cell import CellEdge, MixedOp
 from supernet.types import CellMixing
+
+
+Row = dict[Hashable, tuple[int, Known]]
+"""What is to be evaluated on one edge: by kind, the option and what is known of its module."""
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Edges out of one state on which operations of the same kinds are evaluated; first the kinds with weights."""
+
+    edges: list[CellEdge]
+    rows: list[Row]
+
+    @property
+    def kinds(self) -> list[Hashable]:
+        return sorted(self.rows[0], key=lambda kind: isinstance(self.rows[0][kind][1], Shared))
 
 
 class BankedFanOut:
@@ -35,60 +52,51 @@ class BankedFanOut:
         return edge.module
 
     def __call__(self, x_BCHW: Tensor, p: CellMixing) -> Iterable[tuple[int, Tensor]]:
-        groups, others = self._sort(p)
+        banks, others = self._sort(p)
         for edge, k in others:
             y_BCHW = p.op_NK[edge.n, k] * self._mixed(edge).ops[k](x_BCHW)
             yield edge.target, y_BCHW if p.edge_N is None else p.edge_N[edge.n] * y_BCHW
-        if groups:
-            for row, y_BCHW in evaluate(groups, x_BCHW, p).items():
-                yield self.edges[row].target, y_BCHW
+        if banks:
+            device = x_BCHW.device.type
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BCHW.dtype
+            with torch.autocast(device, enabled=False):
+                features = Features(x_BCHW.to(dtype).contiguous(memory_format=torch.channels_last))
+                y = [evaluate_bank(features, bank, p) for bank in banks]
+            for bank, y_BEHW in zip(banks, y, strict=True):
+                y_RBCHW = y_BEHW.chunk(len(bank.edges), dim=1)
+                yield from zip([edge.target for edge in bank.edges], y_RBCHW, strict=True)
 
-    def _sort(self, p: CellMixing) -> tuple[list[Group], list[tuple[CellEdge, int]]]:
-        """What is to be evaluated: banked, kind by kind, and the rest."""
-        groups: dict[object, Group] = {}
+    def _sort(self, p: CellMixing) -> tuple[list[Bank], list[tuple[CellEdge, int]]]:
+        """What is to be evaluated: edges with the same kinds of operations make a bank; beside them, the rest."""
+        banks: dict[Hashable, Bank] = {}
         others = []
-        for row, edge in enumerate(self.edges):
+        for edge, known_K in zip(self.edges, self.known, strict=True):
+            row: Row = {}
             for k in p.options(edge.n):
                 if self._mixed(edge).options[k] == "none":
                     continue
-                known = self.known[row][k]
-                if known is None:
+                known = known_K[k]
+                kind = None if known is None else (type(known), known.key, settings(known))
+                if known is None or kind in row:
                     others.append((edge, k))
-                    continue
-                group = groups.setdefault(known.key, Group())
-                group.rows.append(row)
-                group.options.append((edge.n, k))
-                group.known.append(known)
-        return list(groups.values()), others
+                else:
+                    row[kind] = k, known
+            if row:
+                bank = banks.setdefault(frozenset(row), Bank([], []))
+                bank.edges.append(edge)
+                bank.rows.append(row)
+        return list(banks.values()), others
 
 
-def evaluate(groups: Sequence[Group], x_BCHW: Tensor, p: CellMixing) -> dict[int, Tensor]:
-    """The weighted sum of all banked operations for every row that has some."""
-    device = x_BCHW.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BCHW.dtype
-    with torch.autocast(device, enabled=False):
-        x_BCHW = x_BCHW.to(dtype).contiguous(memory_format=torch.channels_last)
-        rows = sorted({row for group in groups for row in group.rows})
-        place = {row: i for i, row in enumerate(rows)}
-        products = Features(x_BCHW).products(groups)
-        terms = [
-            Term(tuple(place[row] for row in product.rows), product.shared, product.pointwise, product.normalised)
-            for product in products
-        ]
-        weight_MCC = stack_weights(products)
-        p_M = gather_p(p, [option for product in products for option in product.options])
-        y, var_MC = mixture(
-            terms, len(rows), [product.z for product in products], weight_MCC, p_M, norms_of(products, weight_MCC)
-        )
-        follow(products, weight_MCC, var_MC)
-    return dict(zip(rows, y, strict=True))
+def evaluate_bank(features: Features, bank: Bank, p: CellMixing) -> Tensor:
+    """The weighted sums of all edges of a bank, y_BEHW."""
+    known_KR = [[row[kind][1] for row in bank.rows] for kind in bank.kinds]
+    return evaluate(features, known_KR, gather_p(p, bank))
 
 
-def gather_p(p: CellMixing, options: Sequence[tuple[int, int]]) -> Tensor:
-    """p of the given (decision, option) pairs, times the weight of the edge where edges have one."""
-    columns = p.op_NK.shape[1]
-    device = p.op_NK.device
-    p_M = p.op_NK.reshape(-1)[constant(tuple(n * columns + k for n, k in options), device)]
-    if p.edge_N is None:
-        return p_M
-    return p_M * p.edge_N[constant(tuple(n for n, _ in options), device)]
+def gather_p(p: CellMixing, bank: Bank) -> Tensor:
+    """p_KR of a bank, times the weight of the edge where edges have one."""
+    columns, device, n_R = p.op_NK.shape[1], p.op_NK.device, tuple(edge.n for edge in bank.edges)
+    flat = tuple(n * columns + row[kind][0] for kind in bank.kinds for n, row in zip(n_R, bank.rows, strict=True))
+    p_KR = p.op_NK.reshape(-1)[indices(flat, device)].view(-1, len(n_R))
+    return p_KR if p.edge_N is None else p_KR * p.edge_N[indices(n_R, device)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -12,54 +11,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def depthwise(
-    x_BCHW: Tensor, tiled_BEHW: Tensor, weight_E1kk: Tensor, stride: int, dilation: int, centred: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Convolve x with M depthwise kernels at once; where ``centred``, take the mean off every channel of the result.
-
-    ``weight_E1kk`` holds M kernels for each of the C channels, kernel by kernel (E = M * C), and ``tiled_BEHW`` is x
-    repeated M times, so that kernels of several kinds share one copy. The mean goes in as the bias of the convolution,
-    free of charge, and what comes out is centred: that is what keeps the Gram matrix of :mod:`.fold` precise.
-
-    Returns z_BEHW, what was taken off, and the mean that is left because of rounding, both in float64 and per channel.
-    The mean counts as a constant in the backward pass, which is exact for what follows, a batch norm, whose output does
-    not depend on it.
-    """
-    bias_E = taken_E = left_E = None
-    if centred:
-        mean_E = convolved_mean(x_BCHW.detach(), weight_E1kk.detach(), stride, dilation)
-        bias_E = -mean_E.to(x_BCHW.dtype)
-        taken_E = -bias_E.double()
-        left_E = mean_E - taken_E
-    z_BEHW: Tensor = _Depthwise.apply(x_BCHW, tiled_BEHW, weight_E1kk, bias_E, stride, dilation)
-    return z_BEHW, taken_E, left_E
-
-
-def convolved_mean(x_BCHW: Tensor, weight_E1kk: Tensor, stride: int, dilation: int) -> Tensor:
-    """The mean over batch and pixels of a depthwise convolution, in float64, without the convolution.
-
-    Both are linear: every tap contributes its weight times the sum of those pixels of the mean image that it reads,
-    R X Rᵀ with the rows and columns that each tap reads.
-    """
-    _, channels, height, width = x_BCHW.shape
-    kernel = weight_E1kk.shape[-1]
-    x_BHWC = x_BCHW.permute(0, 2, 3, 1)
-    dtype = torch.promote_types(x_BCHW.dtype, torch.float32)
-    image_HWC = x_BHWC.reshape(x_BHWC.shape[0], -1).mean(0, dtype=dtype).view(height, width, channels).double()
-    rows_kH = _reads(height, kernel, stride, dilation, x_BCHW.device)
-    columns_kW = _reads(width, kernel, stride, dilation, x_BCHW.device)
-    window_Ckk = rows_kH @ image_HWC.permute(2, 0, 1) @ columns_kW.mT
-    sum_MC = (weight_E1kk.double().view(-1, channels, kernel, kernel) * window_Ckk).sum((2, 3))
-    return sum_MC.flatten() / (-(-height // stride) * -(-width // stride))
-
-
-@functools.lru_cache(maxsize=256)
-def _reads(size: int, kernel: int, stride: int, dilation: int, device: torch.device) -> Tensor:
-    """Which of ``size`` positions each tap reads in all: [kernel, size], of 0 and 1."""
-    tap_k1 = (torch.arange(kernel)[:, None] - kernel // 2) * dilation
-    output_kH = torch.arange(size) - tap_k1
-    reads_kH = (output_kH >= 0) & (output_kH < size) & (output_kH % stride == 0)
-    return reads_kH.to(device, torch.float64)
+def depthwise(x_BEHW: Tensor, weight_E1kk: Tensor, stride: int, dilation: int) -> Tensor:
+    """Convolve every channel with its own kernel; padded so that stride 1 keeps the size. Channels-last."""
+    z_BEHW: Tensor = _Depthwise.apply(x_BEHW, weight_E1kk, stride, dilation)
+    return z_BEHW
 
 
 def same_padding(kernel: int, dilation: int) -> int:
@@ -69,39 +24,24 @@ def same_padding(kernel: int, dilation: int) -> int:
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x_BCHW: Tensor,
-        tiled_BEHW: Tensor,
-        weight_E1kk: Tensor,
-        bias_E: Tensor | None,
-        stride: int,
-        dilation: int,
-    ) -> Tensor:
-        channels = weight_E1kk.shape[0]
+    def forward(ctx: Any, x_BEHW: Tensor, weight_E1kk: Tensor, stride: int, dilation: int) -> Tensor:
         padding = same_padding(weight_E1kk.shape[-1], dilation)
-        ctx.save_for_backward(tiled_BEHW, weight_E1kk)
-        ctx.geometry = (x_BCHW.shape, stride, padding, dilation)
-        return F.conv2d(tiled_BEHW, weight_E1kk, bias_E, stride, padding, dilation, channels)
+        ctx.save_for_backward(x_BEHW if ctx.needs_input_grad[1] else None, weight_E1kk)
+        ctx.geometry = (x_BEHW.shape, stride, padding, dilation)
+        return F.conv2d(x_BEHW, weight_E1kk, None, stride, padding, dilation, weight_E1kk.shape[0])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_BEHW: Tensor) -> tuple[Tensor | None, None, Tensor | None, None, None, None]:
-        tiled_BEHW, weight_E1kk = ctx.saved_tensors
+    def backward(ctx: Any, g_BEHW: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x_BEHW, weight_E1kk = ctx.saved_tensors
         shape, stride, padding, dilation = ctx.geometry
-        g_BEHW = spread(g_BEHW.contiguous(memory_format=torch.channels_last), tiled_BEHW.shape, stride)
+        g_BEHW = spread(g_BEHW.contiguous(memory_format=torch.channels_last), shape, stride)
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_BEHW = input_gradient(g_BEHW, weight_E1kk, padding, dilation)
-            batch, channels, rows, columns = shape
-            grad_x = grad_BEHW
-            if grad_BEHW.shape[1] != channels:
-                grad_x = (
-                    grad_BEHW.permute(0, 2, 3, 1).view(batch, rows, columns, -1, channels).sum(3).permute(0, 3, 1, 2)
-                )
-        if ctx.needs_input_grad[2]:
-            grad_weight = weight_gradient(g_BEHW, tiled_BEHW, weight_E1kk, padding, dilation)
-        return grad_x, None, grad_weight, None, None, None
+            grad_x = input_gradient(g_BEHW, weight_E1kk, padding, dilation)
+        if ctx.needs_input_grad[1]:
+            grad_weight = weight_gradient(g_BEHW, x_BEHW, weight_E1kk, padding, dilation)
+        return grad_x, grad_weight, None, None
 
 
 def input_gradient(g_BCHW: Tensor, weight_C1kk: Tensor, padding: int, dilation: int) -> Tensor:

@@ -1,221 +1,115 @@
-"""What the last pointwise product of every operation of a bank reads: depthwise features, pools, the state itself."""
+"""What the operations on one state have in common: its ReLU, its copies, its pools; each is computed once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import functools
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
 
-from supernet.spaces.banks.depthwise import depthwise
-from supernet.spaces.banks.fold import Affine, Term, hidden
-from supernet.spaces.banks.kinds import Block, Chain, Known, Pool, Reduce, Skip
-from supernet.spaces.banks.norms import Normed, gather, track, uses_batch, whole
+from supernet.spaces.banks.kinds import Known, Shared
+from supernet.spaces.banks.norms import Norms
 from supernet.spaces.ops import shift
 
 
-@dataclass
-class Group:
-    """The same kind of operation on several edges of a bank: their rows, their (decision, option), and what is
-    known."""
-
-    rows: list[int] = field(default_factory=list)
-    options: list[tuple[int, int]] = field(default_factory=list)
-    known: list[Known] = field(default_factory=list)
-
-
-@dataclass
-class Product:
-    """One pointwise product for each of ``rows``: its input z, the mean taken off z (None: none was), W as pieces to be
-    concatenated to [rows * C, C], and the norms; p is that of ``options``; ``left`` is the mean left on z by rounding;
-    ``shared`` and ``pointwise`` are those of :class:`.fold.Term`."""
-
-    rows: list[int]
-    options: list[tuple[int, int]]
-    z: Tensor
-    mean: Tensor | None
-    weights: list[Tensor]
-    normed: list[Normed]
-    shared: bool = False
-    pointwise: bool = True
-    left: Tensor | None = None
-
-    @property
-    def normalised(self) -> bool:
-        return self.normed[0].norm is not None
-
-
-def stack_weights(products: Sequence[Product]) -> Tensor:
-    """W of all products, [M, C, C]."""
-    weight = torch.cat([piece.flatten(1) for product in products for piece in product.weights])
-    return weight.view(-1, weight.shape[1], weight.shape[1])
-
-
-def norms_of(products: Sequence[Product], weight_MCC: Tensor) -> Affine:
-    """What is known of the norms of all products."""
-    norm = gather([here for product in products for here in product.normed], weight_MCC)
-    if all(product.left is None for product in products):
-        return norm
-    channels = weight_MCC.shape[1]
-    left = [
-        weight_MCC.new_zeros(len(product.rows), channels, dtype=torch.float64)
-        if product.left is None
-        else product.left.view(-1, channels)
-        for product in products
-    ]
-    return replace(norm, left_MC=torch.cat(left))
-
-
-def follow(products: Sequence[Product], weight_MCC: Tensor, var_MC: Tensor) -> None:
-    """Update the running statistics of all norms that track them."""
-    normed = [here for product in products for here in product.normed]
-    if not any(here.norm is not None and here.norm.training and here.norm.track_running_stats for here in normed):
-        return
-    channels = weight_MCC.shape[1]
-    means = []
-    for product in products:
-        rows = len(product.rows)
-        mean = weight_MCC.new_zeros(1, channels) if product.mean is None else product.mean.view(-1, channels)
-        means.append(mean.double().expand(rows, -1))
-    mean_MC = (weight_MCC.detach().double() @ torch.cat(means)[..., None])[..., 0]
-    z = products[0].z
-    track(normed, mean_MC, var_MC, z.numel() // z.shape[1])
-
-
 class Features:
-    """The features of one state, x; what several operations need is computed once."""
+    """The features of one state, x, in channels-last format."""
 
     def __init__(self, x_BCHW: Tensor) -> None:
         self.x = x_BCHW
-        self._relu: Tensor | None = None
-        self._tiled: dict[int, Tensor] = {}
+        self._made: dict[Hashable, Tensor] = {}
+
+    def _once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     @property
     def relu(self) -> Tensor:
-        if self._relu is None:
-            self._relu = torch.relu(self.x)
-        return self._relu
+        return self._once("relu", lambda: torch.relu(self.x))
+
+    @property
+    def halves(self) -> Tensor:
+        """What the two convolutions of a factorized reduction read, side by side: 2 C channels."""
+
+        def make() -> Tensor:
+            both = torch.cat([self.relu[:, :, ::2, ::2], shift(self.relu)[:, :, ::2, ::2]], dim=1)
+            return both.contiguous(memory_format=torch.channels_last)
+
+        return self._once("halves", make)
 
     def tiled(self, times: int) -> Tensor:
         """relu(x), its channels repeated."""
-        if times not in self._tiled:
-            self._tiled[times] = tile(self.relu.detach(), times)
-        return self._tiled[times]
+        return self.relu if times == 1 else self._once(times, lambda: tile(self.relu, times))
 
-    def products(self, groups: Sequence[Group]) -> list[Product]:
-        """The last product of every operation; the stages before it are evaluated on the way."""
-        chains = [group for group in groups if _length(group) > 0]
-        products = [self._first_stage(group) for group in chains]
-        stage = 0
-        while unfinished := [i for i, group in enumerate(chains) if stage + 1 < _length(group)]:
-            stage += 1
-            h = activate([products[i] for i in unfinished])
-            for i, h_BCHW in zip(unfinished, h, strict=True):
-                products[i] = next_stage(chains[i], stage, h_BCHW)
-        for group in groups:
-            if _length(group) == 0:
-                products += self._without_kernels(group)
-        return products
+    def pooled(self, known: Shared) -> Tensor:
+        """The output of a pool, or x itself; channels-last."""
+        pool = known.pool
+        if pool is None:
+            return self.x
+        return self._once(known.key, lambda: pool(self.x).contiguous(memory_format=torch.channels_last))
 
-    def _first_stage(self, group: Group) -> Product:
-        return _product(group, 0, self.relu, self.tiled(len(group.rows)))
-
-    def _without_kernels(self, group: Group) -> list[Product]:
-        first = group.known[0]
-        channels = self.x.shape[1]
-        if isinstance(first, Skip):
-            eye = torch.eye(channels, dtype=torch.promote_types(self.x.dtype, torch.float32), device=self.x.device)
-            none = Normed(None, 0, channels, channels)
-            rows = len(group.rows)
-            return [
-                Product(
-                    group.rows, group.options, self.x, None, [eye] * rows, [none] * rows, shared=True, pointwise=False
-                )
-            ]
-        if isinstance(first, Pool):
-            return [self._pool(group, first)]
-        return self._reduction(group)
-
-    def _pool(self, group: Group, first: Pool) -> Product:
-        norms = [known.norm for known in group.known if isinstance(known, Pool)]
-        z_BCHW, mean_C = _centred(first.pool(self.x), uses_batch(norms[0]))
-        eye = torch.eye(z_BCHW.shape[1], dtype=torch.promote_types(z_BCHW.dtype, torch.float32), device=z_BCHW.device)
-        normed = [whole(norm) for norm in norms]
-        return Product(
-            group.rows, group.options, z_BCHW, mean_C, [eye] * len(norms), normed, shared=True, pointwise=False
-        )
-
-    def _reduction(self, group: Group) -> list[Product]:
-        """Two products for each factorized reduction, one for each of its convolutions; their sum is its output."""
-        modules = [known.module for known in group.known if isinstance(known, Reduce)]
-        products = []
-        for second, x_BCHW in enumerate((self.relu, shift(self.relu))):
-            z_BCHW = x_BCHW[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
-            z_BCHW, mean_C = _centred(z_BCHW, uses_batch(modules[0].bn))
-            weights, normed = [], []
-            for module in modules:
-                conv = module.conv_2 if second else module.conv_1
-                channels, half = module.bn.num_features, module.conv_1.out_channels
-                zeros = conv.weight.new_zeros(channels - conv.out_channels, channels)
-                weights += [zeros, conv.weight] if second else [conv.weight, zeros]
-                normed.append(Normed(module.bn, half if second else 0, channels if second else half, channels))
-            products.append(Product(group.rows, group.options, z_BCHW, mean_C, weights, normed, shared=True))
-        return products
-
-
-def _length(group: Group) -> int:
-    """The number of depthwise stages."""
-    first = group.known[0]
-    return len(first.blocks) if isinstance(first, Chain) else 0
-
-
-def _blocks(group: Group, stage: int) -> list[Block]:
-    return [known.blocks[stage] for known in group.known if isinstance(known, Chain)]
-
-
-def _centred(z_BCHW: Tensor, centre: bool) -> tuple[Tensor, Tensor | None]:
-    """Take the mean off z, as a constant: see :func:`.depthwise.centred_depthwise`."""
-    if not centre:
-        return z_BCHW, None
-    mean_C = z_BCHW.detach().mean((0, 2, 3), dtype=torch.promote_types(z_BCHW.dtype, torch.float32)).to(z_BCHW.dtype)
-    return z_BCHW - mean_C[:, None, None], mean_C
-
-
-def _product(group: Group, stage: int, x_BCHW: Tensor, tiled_BEHW: Tensor) -> Product:
-    """The depthwise convolutions of one stage of a group, and what comes after them."""
-    blocks = _blocks(group, stage)
-    _, stride, dilation = blocks[0].geometry
-    weight_E1kk = torch.cat([block.depthwise.weight for block in blocks]).to(x_BCHW.dtype)
-    centred = uses_batch(blocks[0].norm)
-    z_BCHW, taken_E, left_E = depthwise(x_BCHW, tiled_BEHW, weight_E1kk, stride, dilation, centred)
-    weights = [block.pointwise.weight for block in blocks]
-    normed = [whole(block.norm) for block in blocks]
-    # What a later stage reads is normalised, so that the mean left on its z is nothing.
-    left_E = left_E if stage == 0 else None
-    return Product(group.rows, group.options, z_BCHW, taken_E, weights, normed, left=left_E)
-
-
-def next_stage(group: Group, stage: int, h_BCHW: Tensor) -> Product:
-    """The next stage of a separable convolution, from the activations of the one before."""
-    return _product(group, stage, h_BCHW, h_BCHW.detach())
-
-
-def activate(products: Sequence[Product]) -> list[Tensor]:
-    """relu(BN(W z)) of all products."""
-    terms = [Term(tuple(range(len(product.rows)))) for product in products]
-    weight_MCC = stack_weights(products)
-    norm = norms_of(products, weight_MCC)
-    h, var_MC = hidden(terms, [product.z for product in products], weight_MCC, norm)
-    follow(products, weight_MCC, var_MC)
-    return h
+    def shared(self, known_R: Sequence[Known]) -> Tensor:
+        """The output that a kind of operation has on all edges: of a pool, of a pool and its norm by the statistics of
+        the batch (by running ones every norm has its own: without the norm), or x itself."""
+        first = known_R[0]
+        assert isinstance(first, Shared)
+        norms = Norms.of(known_R)
+        if norms is None or not norms.uses_batch:
+            return self.pooled(first)
+        key = (first.key, norms.eps)
+        if key not in self._made:
+            z_BCHW = self.pooled(first)
+            mean_C, var_C = norms.before(z_BCHW)
+            self._made[key] = torch.native_batch_norm(z_BCHW, None, None, mean_C, var_C, True, 1.0, norms.eps)[0]
+            self._made["mean", *key], self._made["var", *key] = mean_C, var_C
+        norms.track(self._made["mean", *key], self._made["var", *key])
+        return self._made[key]
 
 
 def tile(x_BCHW: Tensor, times: int) -> Tensor:
-    """x with its channels repeated ``times`` times, in channels-last format."""
-    if times == 1:
-        return x_BCHW
-    x_BHWC = x_BCHW.permute(0, 2, 3, 1)
-    batch, height, width, channels = x_BHWC.shape
-    tiled = x_BHWC[:, :, :, None].expand(-1, -1, -1, times, -1).reshape(batch, height, width, times * channels)
-    return tiled.permute(0, 3, 1, 2)
+    """x with its channels repeated ``times`` times, in channels-last format.
+
+    On a CPU as a product with [1 1 ... 1], exact, since its backward pass is one as well, three times as fast there as
+    a sum.
+    """
+    channels = x_BCHW.shape[1]
+    if x_BCHW.device.type == "cpu":
+        return as_images(by_pixel(x_BCHW) @ identity(channels, x_BCHW).repeat(1, times), size_of(x_BCHW))
+    x_BHWRC = x_BCHW.permute(0, 2, 3, 1)[:, :, :, None].expand(-1, -1, -1, times, -1)
+    return x_BHWRC.flatten(3).permute(0, 3, 1, 2)
+
+
+def by_pixel(x_BCHW: Tensor) -> Tensor:
+    """[pixels, channels], a view of channels-last maps."""
+    return x_BCHW.permute(0, 2, 3, 1).reshape(-1, x_BCHW.shape[1])
+
+
+def as_images(y_nE: Tensor, size_BHW: Sequence[int]) -> Tensor:
+    """The images that pixels are of, y_BEHW."""
+    return y_nE.view(*size_BHW, -1).permute(0, 3, 1, 2)
+
+
+def size_of(x_BCHW: Tensor, stride: int = 1) -> tuple[int, int, int]:
+    """Images, rows and columns of a map, or of what a stride leaves of it."""
+    batch, _, height, width = x_BCHW.shape
+    return batch, -(-height // stride), -(-width // stride)
+
+
+def identity(channels: int, like: Tensor) -> Tensor:
+    """The unit matrix, made once."""
+    return _identity(channels, like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _identity(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.eye(channels, dtype=dtype, device=device)
+
+
+@functools.lru_cache(maxsize=1024)
+def indices(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """Indices on the device, copied there once: a copy in every step would make the host wait."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)

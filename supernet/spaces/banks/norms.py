@@ -1,91 +1,75 @@
-"""The batch norms of a bank: gather what they know, and keep their running statistics as they would."""
+"""The batch norms of all edges of a bank as one norm over all their channels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from supernet.spaces.banks.fold import Affine
+from supernet.spaces.banks.kinds import Known
 
 
-@dataclass(frozen=True)
-class Normed:
-    """A batch norm as one of the M products of a bank sees it: its channels from ``first`` up to ``end`` (a factorized
-    reduction is two products, each with its part of the channels); ``norm`` is None for an identity."""
+class Norms:
+    """R norms with the same settings, of C channels each, as one of E = R * C channels."""
 
-    norm: nn.BatchNorm2d | None
-    first: int
-    end: int
-    channels: int
+    def __init__(self, norms: Sequence[nn.BatchNorm2d]) -> None:
+        self.norms = tuple(norms)
+        self.eps = norms[0].eps
+        self.affine = norms[0].affine
+        self.training, self.momentum = norms[0].training, norms[0].momentum or 0.0
+        self.uses_batch = norms[0].training or norms[0].running_mean is None
 
-    def part(self, full_C: Tensor) -> list[Tensor]:
-        """``full_C`` with zeros outside of the part."""
-        if self.end - self.first == self.channels:
-            return [full_C]
-        zeros = [full_C.new_zeros(self.first), full_C.new_zeros(self.channels - self.end)]
-        return [zeros[0], full_C[self.first : self.end], zeros[1]]
+    @classmethod
+    def of(cls, known_R: Sequence[Known]) -> Norms | None:
+        """The last norms of one kind of operation on R edges; None where it has none."""
+        norms = [known.norms[-1] for known in known_R if known.norms]
+        return cls(norms) if norms else None
 
+    def gamma_E(self) -> Tensor | None:
+        """The scales."""
+        return torch.cat([norm.weight for norm in self.norms]) if self.affine else None
 
-def whole(norm: nn.BatchNorm2d) -> Normed:
-    """All channels of a norm."""
-    return Normed(norm, 0, norm.num_features, norm.num_features)
+    def beta_E(self) -> Tensor | None:
+        """The shifts."""
+        return torch.cat([norm.bias for norm in self.norms]) if self.affine else None
 
+    def running(self) -> tuple[Tensor, Tensor]:
+        """mean_E and var_E as tracked until now."""
+        means = [norm.running_mean for norm in self.norms if norm.running_mean is not None]
+        variances = [norm.running_var for norm in self.norms if norm.running_var is not None]
+        return torch.cat(means), torch.cat(variances)
 
-def uses_batch(norm: nn.BatchNorm2d) -> bool:
-    """Whether the norm uses the statistics of the batch now."""
-    return norm.training or norm.running_mean is None
+    def before(self, y_BEHW: Tensor) -> tuple[Tensor, Tensor]:
+        """What a batch-norm kernel takes as running mean and variance: the tracked ones, or, where the norm uses the
+        batch, new ones that the kernel (at momentum 1) fills with mean and unbiased variance for :meth:`track`."""
+        if not self.uses_batch:
+            return self.running()
+        check_batch(y_BEHW)
+        mean_E, var_E = y_BEHW.new_zeros(2, y_BEHW.shape[1], dtype=statistics_dtype(y_BEHW)).unbind()
+        return mean_E, var_E
 
-
-def gather(normed: Sequence[Normed], like: Tensor) -> Affine:
-    """gamma, β and, where they are used, running statistics, stacked for the M products of a bank."""
-    norms = [n.norm for n in normed if n.norm is not None]
-    channels = normed[0].channels
-    if not norms:
-        return Affine(1.0)
-    ones, zeros = like.new_ones(channels), like.new_zeros(channels)
-    scale_MC = shift_MC = fixed = None
-    if any(norm.affine for norm in norms):
-        scale_MC = torch.cat([ones if n.norm is None or not n.norm.affine else n.norm.weight for n in normed])
-        shift_MC = torch.cat(
-            [t for n in normed for t in ([zeros] if n.norm is None or not n.norm.affine else n.part(n.norm.bias))]
-        )
-        scale_MC, shift_MC = scale_MC.view(-1, channels), shift_MC.view(-1, channels)
-    if not uses_batch(norms[0]):
-        mean_MC = torch.cat([t for n in normed for t in ([zeros] if n.norm is None else n.part(_mean(n.norm)))])
-        var_MC = torch.cat([ones if n.norm is None else _var(n.norm) for n in normed])
-        fixed = mean_MC.view(-1, channels).double(), var_MC.view(-1, channels).double()
-    return Affine(norms[0].eps, scale_MC, shift_MC, fixed)
-
-
-def _mean(norm: nn.BatchNorm2d) -> Tensor:
-    assert norm.running_mean is not None
-    return norm.running_mean
-
-
-def _var(norm: nn.BatchNorm2d) -> Tensor:
-    assert norm.running_var is not None
-    return norm.running_var
+    @torch.no_grad()
+    def track(self, mean_C: Tensor, var_C: Tensor) -> None:
+        """Move the running statistics towards those of a batch, as batch norm does (the variance without bias), where
+        they are tracked. Of E channels, or of C where all norms see the same map."""
+        means = [norm.running_mean for norm in self.norms if norm.running_mean is not None]
+        variances = [norm.running_var for norm in self.norms if norm.running_var is not None]
+        counts = [norm.num_batches_tracked for norm in self.norms if norm.num_batches_tracked is not None]
+        if not self.training or not means:
+            return
+        parts = mean_C.numel() // means[0].numel()
+        seen = [part for t_C in (mean_C, var_C) for part in t_C.chunk(parts) * (len(means) // parts)]
+        torch._foreach_lerp_([*means, *variances], seen, self.momentum)
+        torch._foreach_add_(counts, 1)
 
 
-@torch.no_grad()
-def track(normed: Sequence[Normed], mean_MC: Tensor, var_MC: Tensor, n: int) -> None:
-    """Move the running statistics of all norms towards those of a batch of n pixels, as batch norm does (the variance
-    without bias), where they are tracked."""
-    means: dict[nn.BatchNorm2d, list[Tensor]] = {}
-    variances: dict[nn.BatchNorm2d, list[Tensor]] = {}
-    for here, mean_C, var_C in zip(normed, mean_MC.unbind(), (var_MC * (n / (n - 1))).unbind(), strict=True):
-        if here.norm is not None and here.norm.training and here.norm.running_mean is not None:
-            means.setdefault(here.norm, []).append(mean_C[here.first : here.end])
-            variances.setdefault(here.norm, []).append(var_C[here.first : here.end])
-    if not means:
-        return
-    running = [_mean(norm) for norm in means] + [_var(norm) for norm in means]
-    seen = [torch.cat(t) if len(t) > 1 else t[0] for t in (*means.values(), *variances.values())]
-    rates = [norm.momentum or 0.0 for norm in means] * 2
-    torch._foreach_mul_(running, [1.0 - rate for rate in rates])
-    torch._foreach_mul_(seen, rates)
-    torch._foreach_add_(running, seen)
-    torch._foreach_add_([norm.num_batches_tracked for norm in means if norm.num_batches_tracked is not None], 1)
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """Statistics are in float32 or better."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def check_batch(x_BCHW: Tensor) -> None:
+    """Raises ValueError where batch norm would."""
+    if x_BCHW.numel() == x_BCHW.shape[1]:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x_BCHW.shape}")

@@ -1,0 +1,108 @@
+"""The weighted sum of all operations on the edges of a bank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from supernet.spaces.banks.depthwise import depthwise, same_padding
+from supernet.spaces.banks.features import Features, as_images, by_pixel, identity, size_of
+from supernet.spaces.banks.kinds import Block, Chain, Dense, Known, Reduce, Shared
+from supernet.spaces.banks.norms import Norms
+from supernet.spaces.banks.stages import Product, Stage, Term, hidden, mixture
+from supernet.spaces.ops import FactorizedReduce
+
+
+def evaluate(features: Features, known_KR: Sequence[Sequence[Known]], p_KR: Tensor) -> Tensor:
+    """The weighted sum of K kinds of operations, side by side for R edges: y_BEHW. Kinds with weights
+    come first.
+
+    What all edges share enters as one product: its maps, side by side, times p_kr * 1 for every kind k and edge r.
+    """
+    own = sum(not isinstance(known_R[0], Shared) for known_R in known_KR)
+    stages = [last_stage(features, known_R) for known_R in known_KR[:own]]
+    shared = known_KR[own:]
+    if not shared:
+        return as_images(mixture(stages, p_KR, None), stages[0].size_BHW)
+    maps = [features.shared(known_R) for known_R in shared]
+    channels = maps[0].shape[1]
+    scale_KRC, shift_E = shared_scales(shared, p_KR[own:], channels)
+    map_nM = by_pixel(torch.cat(maps, dim=1) if len(maps) > 1 else maps[0])
+    matrix_ME = diagonal_blocks(scale_KRC, channels).to(map_nM.dtype)
+    if stages:
+        y_nE = mixture(stages, p_KR[:own], shift_E).addmm_(map_nM, matrix_ME)
+    elif shift_E is None:
+        y_nE = map_nM @ matrix_ME
+    else:
+        y_nE = torch.addmm(shift_E.to(map_nM.dtype), map_nM, matrix_ME)
+    return as_images(y_nE, size_of(maps[0]))
+
+
+def last_stage(features: Features, known_R: Sequence[Known]) -> Stage:
+    """What the last product of one kind of operation reads; the stages before it are evaluated on the way."""
+    first = known_R[0]
+    if isinstance(first, Chain):
+        chains = [known.blocks for known in known_R if isinstance(known, Chain)]
+        x_BEHW = features.tiled(len(chains))
+        *before, last = zip(*chains, strict=True)
+        for blocks in before:
+            x_BEHW = hidden(separable(blocks, x_BEHW))
+        return separable(last, x_BEHW)
+    norms = Norms.of(known_R)
+    assert norms is not None
+    if isinstance(first, Dense):
+        kernel, stride, dilation = first.geometry
+        weight = stacked([known.conv for known in known_R if isinstance(known, Dense)], features.relu)
+        product = Product(1, True, stride, same_padding(kernel, dilation), dilation)
+        return Stage(Term(product, norms), features.relu, weight)
+    weight = reduction_weights([known.module for known in known_R if isinstance(known, Reduce)], features.halves)
+    return Stage(Term(Product(1, True), norms), features.halves, weight)
+
+
+def separable(blocks: Sequence[Block], x_BEHW: Tensor) -> Stage:
+    """The depthwise convolutions of the same block on all edges, and the stage that follows."""
+    _, stride, dilation = blocks[0].geometry
+    z_BEHW = depthwise(x_BEHW, stacked([block.depthwise for block in blocks], x_BEHW), stride, dilation)
+    term = Term(Product(len(blocks)), Norms([block.norm for block in blocks]))
+    return Stage(term, z_BEHW, stacked([block.pointwise for block in blocks], x_BEHW))
+
+
+def stacked(convs: Sequence[nn.Conv2d], like: Tensor) -> Tensor:
+    """The kernels of all edges, output channels side by side."""
+    return torch.cat([conv.weight for conv in convs]).to(like.dtype)
+
+
+def reduction_weights(modules: Sequence[FactorizedReduce], like: Tensor) -> Tensor:
+    """Factorized reductions as 1x1 convolutions of :attr:`.Features.halves`: the first convolution sees the first C
+    channels, the second one the others."""
+    pieces = []
+    for module in modules:
+        first, second = module.conv_1.weight, module.conv_2.weight
+        pieces += [F.pad(first, (0, 0, 0, 0, 0, second.shape[1])), F.pad(second, (0, 0, 0, 0, first.shape[1], 0))]
+    return torch.cat(pieces).to(like.dtype)
+
+
+def shared_scales(shared: Sequence[Sequence[Known]], p_KR: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """By how much each shared map enters each edge: p, which knows no channels, and a shift where p is all; in eval
+    mode with running statistics, which every norm has of its own, p / sigma and -p * mean / sigma."""
+    norms_K = [Norms.of(known_R) for known_R in shared]
+    if all(norms is None or norms.uses_batch for norms in norms_K):
+        return p_KR[..., None], None
+    scales, shifts = [], []
+    for norms, p_R in zip(norms_K, p_KR, strict=True):
+        scale_RC = p_R[:, None].expand(-1, channels)
+        if norms is not None and not norms.uses_batch:
+            mean_E, var_E = norms.running()
+            scale_RC = scale_RC * (var_E + norms.eps).rsqrt().view(-1, channels)
+            shifts.append(-mean_E * scale_RC.flatten())
+        scales.append(scale_RC)
+    return torch.stack(scales), torch.stack(shifts).sum(0)
+
+
+def diagonal_blocks(scale_KRC: Tensor, channels: int) -> Tensor:
+    """The matrix whose blocks (k, r) of C x C have ``scale_KRC[k, r]`` on their diagonals."""
+    blocks_KCRC = identity(channels, scale_KRC)[:, None] * scale_KRC[:, None]
+    return blocks_KCRC.reshape(len(scale_KRC) * channels, -1)

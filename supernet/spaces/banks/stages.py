@@ -1,0 +1,204 @@
+"""What follows the depthwise convolutions of a bank: pointwise products, batch norms, and the sum weighted by p.
+
+A map holds R blocks of C channels, one for each edge (E = R * C). For operation k with pointwise weights W_k,
+
+    hidden stage   h   = relu(BN(W z))
+    last stage     out = sum over k of p_k * BN_k(W_k z_k)
+
+where p_k * gamma_k is nothing but another scale for the norm: its multiplication is free, and its gradient is the one
+that the library's own batch-norm kernel gives for a scale. The shifts of all norms add up to one.
+
+Both are single autograd functions in order to keep little: z where weights need a gradient, from which the backward
+pass computes W z again, else W z alone. Statistics are always in float32 or better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from supernet.spaces.banks.features import as_images, by_pixel, size_of
+from supernet.spaces.banks.norms import Norms
+
+
+@dataclass(frozen=True)
+class Product:
+    """y = W z: pointwise within each of ``groups`` blocks of channels, or, where the edges read one ``shared`` map, a
+    convolution from it to all E channels."""
+
+    groups: int
+    shared: bool = False
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+
+    def __call__(self, z_BCHW: Tensor, weight: Tensor) -> Tensor:
+        y_BEHW = F.conv2d(z_BCHW, weight, None, self.stride, self.padding, self.dilation, self.groups)
+        return y_BEHW.contiguous(memory_format=torch.channels_last)
+
+    def gradients(
+        self, g_BEHW: Tensor, z_BCHW: Tensor | None, weight: Tensor, wants: Sequence[bool]
+    ) -> Sequence[Tensor | None]:
+        """Gradients of z and W, as far as wanted; z itself may be missing where nobody shares it and W wants none."""
+        if z_BCHW is None:
+            channels = weight.shape[1]
+            turned = weight.view(self.groups, channels, channels).mT.reshape(weight.shape)
+            return F.conv2d(g_BEHW, turned, groups=self.groups), None
+        geometry = ([self.stride] * 2, [self.padding] * 2, [self.dilation] * 2, False, [0, 0], self.groups)
+        grads: Sequence[Tensor | None] = torch.ops.aten.convolution_backward(
+            g_BEHW, z_BCHW, weight, None, *geometry, [*wants, False]
+        )
+        return grads[:2]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One kind of operation: its product and its norms."""
+
+    product: Product
+    norms: Norms
+
+    def keep(self, z: Tensor, y: Tensor, weight_wants: bool) -> tuple[Tensor | None, Tensor | None]:
+        """What of (z, y) the backward pass needs."""
+        return (z if weight_wants or self.product.shared else None), (None if weight_wants else y)
+
+    def backward(
+        self, g_BEHW: Tensor, kept: Sequence[Any], scale_E: Tensor | None, wants: Sequence[bool]
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients of z, W, and of scale and shift of the norm, as far as wanted.
+
+        ``kept``: z, y, W, and what the norm used: mean and 1 / sigma of the batch, or mean and variance as tracked.
+        """
+        z, y, weight, mean_E, spread_E = kept
+        if y is None:
+            y = self.product(z, weight)
+        batch = self.norms.uses_batch
+        running = (None, None) if batch else (mean_E, spread_E)
+        mask = [wants[0] or wants[1], wants[2], wants[3]]
+        g_y, g_scale_E, g_shift_E = torch.ops.aten.native_batch_norm_backward(
+            g_BEHW, y, scale_E, *running, mean_E, spread_E, batch, self.norms.eps, mask
+        )
+        if batch and wants[1] and self.product.shared and weight.shape[-1] == 1:
+            # The gradients of y add up to 0, so a mean of z counts for nothing but rounding errors in that of W.
+            z = z - z.mean((0, 2, 3), keepdim=True)
+        g_z, g_weight = self.product.gradients(g_y, z, weight, wants[:2]) if mask[0] else (None, None)
+        return g_z, g_weight, g_scale_E, g_shift_E
+
+
+class Stage(NamedTuple):
+    """A term and what it is applied to: a map z and weights W."""
+
+    term: Term
+    z: Tensor
+    weight: Tensor
+
+    @property
+    def size_BHW(self) -> tuple[int, int, int]:
+        return size_of(self.z, self.term.product.stride)
+
+
+def hidden(stage: Stage) -> Tensor:
+    """relu(BN(W z)), h_BEHW."""
+    term, z_BEHW, weight = stage
+    h_BEHW: Tensor = _Hidden.apply(term, z_BEHW, weight, term.norms.gamma_E(), term.norms.beta_E())
+    return h_BEHW
+
+
+def mixture(stages: Sequence[Stage], p_KR: Tensor, shift_E: Tensor | None) -> Tensor:
+    """The sum over K stages of p_k * BN_k(W_k z_k), plus a shift, as pixels: y_nE."""
+    terms, z, weights = zip(*stages, strict=True)
+    scale_KE = p_KR.repeat_interleave(weights[0].shape[0] // p_KR.shape[1], dim=1)
+    if any(term.norms.affine for term in terms):
+        gammas, betas = [term.norms.gamma_E() for term in terms], [term.norms.beta_E() for term in terms]
+        shifts = [scale_E * beta_E for scale_E, beta_E in zip(scale_KE, betas, strict=True) if beta_E is not None]
+        shift_E = torch.stack(shifts if shift_E is None else [*shifts, shift_E]).sum(0)
+        pairs = zip(scale_KE, gammas, strict=True)
+        scale_KE = torch.stack([scale_E if gamma_E is None else scale_E * gamma_E for scale_E, gamma_E in pairs])
+    y_nE: Tensor = _Mixture.apply(terms, scale_KE, shift_E, *z, *weights)
+    return y_nE
+
+
+class _Hidden(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, term: Term, z_BEHW: Tensor, weight: Tensor, gamma_E: Tensor | None, beta_E: Tensor | None
+    ) -> Tensor:
+        y_BEHW, norms = term.product(z_BEHW, weight), term.norms
+        mean_E, var_E = norms.before(y_BEHW)
+        h_BEHW, *used = torch.native_batch_norm(
+            y_BEHW, gamma_E, beta_E, mean_E, var_E, norms.uses_batch, 1.0, norms.eps
+        )
+        norms.track(mean_E, var_E)
+        h_BEHW.relu_()
+        kept = term.keep(z_BEHW, y_BEHW, ctx.needs_input_grad[2])
+        ctx.save_for_backward(gamma_E, h_BEHW, *kept, weight, *(used if norms.uses_batch else (mean_E, var_E)))
+        ctx.term = term
+        return h_BEHW
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_BEHW: Tensor) -> tuple[Tensor | None, ...]:
+        gamma_E, h_BEHW, *kept = ctx.saved_tensors
+        g_BEHW = torch.ops.aten.threshold_backward(g_BEHW.contiguous(memory_format=torch.channels_last), h_BEHW, 0)
+        return None, *ctx.term.backward(g_BEHW, kept, gamma_E, ctx.needs_input_grad[1:])
+
+
+class _Mixture(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, terms: tuple[Term, ...], scale_KE: Tensor, shift_E: Tensor | None, *z_and_weights: Tensor
+    ) -> Tensor:
+        count = len(terms)
+        ys, kept, means, inverses = [], [], [], []
+        for k, (term, z, weight) in enumerate(zip(terms, z_and_weights[:count], z_and_weights[count:], strict=True)):
+            y_BEHW = term.product(z, weight)
+            mean_E, spread_E, inverse_E = _statistics(y_BEHW, term.norms)
+            kept += [*term.keep(z, y_BEHW, ctx.needs_input_grad[3 + count + k]), weight, mean_E, spread_E]
+            ys.append(y_BEHW)
+            means.append(mean_E)
+            inverses.append(inverse_E)
+        # The sum of (y - mean) * scale / sigma, plus the shift, as the sum of y * a, plus b.
+        dtype, size_BHW = ys[0].dtype, size_of(ys[0])
+        a_KE = (scale_KE * torch.stack(inverses)).to(dtype)
+        b_E = -(a_KE * torch.stack(means)).sum(0) if shift_E is None else shift_E - (a_KE * torch.stack(means)).sum(0)
+        y_nE = ys[0].new_empty(ys[0].numel() // len(b_E), len(b_E))
+        torch.addcmul(b_E.to(dtype), by_pixel(ys[0]), a_KE[0], out=y_nE)
+        for y_BEHW, a_E in zip(ys[1:], a_KE[1:], strict=True):
+            y_nE.addcmul_(by_pixel(y_BEHW), a_E)
+        ctx.save_for_backward(scale_KE, *kept)
+        ctx.terms, ctx.size_BHW = terms, size_BHW
+        return y_nE
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_nE: Tensor) -> tuple[Tensor | None, ...]:
+        scale_KE, *kept = ctx.saved_tensors
+        g_BEHW = as_images(g_nE.contiguous(), ctx.size_BHW)
+        _, of_scale, of_shift, *needs = ctx.needs_input_grad
+        count = len(ctx.terms)
+        zs, weights, scales, shift = [], [], [], None
+        for k, (term, scale_E) in enumerate(zip(ctx.terms, scale_KE, strict=True)):
+            wants = (needs[k], needs[count + k], of_scale, of_shift and k == 0)  # the same for all terms
+            z, weight, g_scale_E, g_shift_E = term.backward(g_BEHW, kept[5 * k : 5 * k + 5], scale_E, wants)
+            zs.append(z)
+            weights.append(weight)
+            scales.append(g_scale_E)
+            shift = g_shift_E if k == 0 else shift
+        return None, torch.stack(scales) if of_scale else None, shift, *zs, *weights
+
+
+def _statistics(y_BEHW: Tensor, norms: Norms) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, what :meth:`Term.backward` takes beside it, and 1 / sigma; running statistics are tracked."""
+    running_mean_E, running_var_E = norms.before(y_BEHW)
+    if not norms.uses_batch:
+        return running_mean_E, running_var_E, (running_var_E + norms.eps).rsqrt()
+    mean_E, var_E = torch.batch_norm_update_stats(y_BEHW, running_mean_E, running_var_E, 1.0)
+    norms.track(running_mean_E, running_var_E)
+    inverse_E = (var_E + norms.eps).rsqrt()
+    return mean_E, inverse_E, inverse_E
