@@ -24,6 +24,7 @@ from supernet.runtime.checkpoint import Checkpoints
 from supernet.runtime.compute import set_deterministic
 from supernet.runtime.device import environment, pick_device, same_bits, set_threads
 from supernet.runtime.files import write_atomic
+from supernet.runtime.memory import keep_freed_memory
 from supernet.runtime.signals import Interrupt
 from supernet.schema import Config
 
@@ -92,6 +93,7 @@ def open_run(config: Config, directory: Path) -> Iterator[Run]:
     Raises UserError where the disk is full or not writable; what was written whole stays, so the run can go on.
     """
     set_threads(config.threads)
+    keep_freed_memory()
     set_deterministic(config.deterministic)
     device = pick_device(config.device)
     directory.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,7 @@ from supernet.data.images import ImageData, Images
 from supernet.loop import Services
 from supernet.report.progress import Progress
 from supernet.report.recorder import Recorder
+from supernet.runtime.memory import keep_freed_memory
 from supernet.runtime.signals import Interrupt
 from supernet.search import Search
 from supernet.spaces.genotype import CellGenotype, Genotype
@@ -257,6 +258,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    keep_freed_memory()  # as a run does
     if args.peak:
         print(peak_memory(SIZES[args.peak[0]], *args.peak[1:]))
         return
