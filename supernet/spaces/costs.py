@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from supernet.interfaces import SearchSpace
 from supernet.spaces.cell import MixedOp, plainly
 from supernet.types import GroupMixing, Mixing
 
-SECONDS = 0.02
-"""How long one operation is measured after warming up; the median of the runs is taken."""
+WARM_UP, RUNS = 5, 21
+"""Calls of an operation before it is measured, and calls of which the median is its latency."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,20 @@ def milliseconds(candidate: Candidate, device: torch.device) -> float:
         for tensor in (*module.parameters(), *module.buffers()):
             tensor.fill_(1.0 / max(1, tensor[0].numel()))
         x_BCHW = torch.randn(1, *candidate.shape[1:], device=device)
-        timer = Timer("module(x)", globals={"module": module, "x": x_BCHW}, num_threads=torch.get_num_threads())
-        timer.timeit(3)
-        return float(timer.blocked_autorange(min_run_time=SECONDS).median * 1e3)
+        for _ in range(WARM_UP):
+            module(x_BCHW)
+        return statistics.median(_seconds(module, x_BCHW) for _ in range(RUNS)) * 1e3
+
+
+def _seconds(module: nn.Module, x_BCHW: Tensor) -> float:
+    """Time of one call, until the device has done it."""
+    _wait(x_BCHW.device)
+    begin = time.perf_counter()
+    module(x_BCHW)
+    _wait(x_BCHW.device)
+    return time.perf_counter() - begin
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
