@@ -2,7 +2,7 @@
 
 The plain modules own all parameters and buffers; a bank refers to them and gathers what it needs in each forward pass,
 so that state_dict, optimisers, initialisation and gradients that are None are those of the plain modules. Operations
-that no bank knows are called as the modules they are, beside the banked ones.
+that no bank knows, and those with dropout, are called as the modules they are, beside the banked ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from supernet.spaces.banks.features import Features, indices
 from supernet.spaces.banks.kinds import Known, Shared, recognise, settings
 from supernet.spaces.cell import CellEdge, MixedOp
 from supernet.types import CellMixing
-
 
 Row = dict[Hashable, tuple[int, Known]]
 """What is to be evaluated on one edge: by kind, the option and what is known of its module."""
@@ -54,7 +53,7 @@ class BankedFanOut:
     def __call__(self, x_BCHW: Tensor, p: CellMixing) -> Iterable[tuple[int, Tensor]]:
         banks, others = self._sort(p)
         for edge, k in others:
-            y_BCHW = p.op_NK[edge.n, k] * self._mixed(edge).ops[k](x_BCHW)
+            y_BCHW = p.op_NK[edge.n, k] * self._mixed(edge).output(k, x_BCHW, p.dropout_K)
             yield edge.target, y_BCHW if p.edge_N is None else p.edge_N[edge.n] * y_BCHW
         if banks:
             device = x_BCHW.device.type
@@ -75,7 +74,8 @@ class BankedFanOut:
             for k in p.options(edge.n):
                 if self._mixed(edge).options[k] == "none":
                     continue
-                known = known_K[k]
+                # What an operation gives to one edge cannot be shared where each edge drops other elements of it.
+                known = known_K[k] if p.dropout_K is None or p.dropout_K[k] == 0.0 else None
                 kind = None if known is None else (type(known), known.key, settings(known))
                 if known is None or kind in row:
                     others.append((edge, k))

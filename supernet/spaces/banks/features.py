@@ -19,6 +19,7 @@ class Features:
     def __init__(self, x_BCHW: Tensor) -> None:
         self.x = x_BCHW
         self._made: dict[Hashable, Tensor] = {}
+        self._normalised: dict[Hashable, tuple[Tensor, Tensor | None, Tensor | None]] = {}
 
     def _once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         if key not in self._made:
@@ -59,13 +60,14 @@ class Features:
         if norms is None or not norms.uses_batch:
             return self.pooled(first)
         key = (first.key, norms.eps)
-        if key not in self._made:
-            z_BCHW = self.pooled(first)
+        z_BCHW = self.pooled(first)
+        if key not in self._normalised:
             mean_C, var_C = norms.before(z_BCHW)
-            self._made[key] = torch.native_batch_norm(z_BCHW, None, None, mean_C, var_C, True, 1.0, norms.eps)[0]
-            self._made["mean", *key], self._made["var", *key] = mean_C, var_C
-        norms.track(self._made["mean", *key], self._made["var", *key])
-        return self._made[key]
+            y_BCHW = torch.native_batch_norm(z_BCHW, None, None, mean_C, var_C, True, 1.0, norms.eps)[0]
+            self._normalised[key] = y_BCHW, mean_C, var_C
+        y_BCHW, mean_C, var_C = self._normalised[key]
+        norms.track(mean_C, var_C)
+        return y_BCHW
 
 
 def tile(x_BCHW: Tensor, times: int) -> Tensor:

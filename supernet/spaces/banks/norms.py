@@ -40,36 +40,33 @@ class Norms:
         variances = [norm.running_var for norm in self.norms if norm.running_var is not None]
         return torch.cat(means), torch.cat(variances)
 
-    def before(self, y_BEHW: Tensor) -> tuple[Tensor, Tensor]:
+    def before(self, y_BEHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """What a batch-norm kernel takes as running mean and variance: the tracked ones, or, where the norm uses the
-        batch, new ones that the kernel (at momentum 1) fills with mean and unbiased variance for :meth:`track`."""
+        batch, new ones that the kernel (at momentum 1) fills with mean and unbiased variance for :meth:`track`.
+
+        None where nobody tracks them, except for low precision, where the kernel takes from them that statistics are
+        in float32.
+        """
         if not self.uses_batch:
             return self.running()
-        check_batch(y_BEHW)
-        mean_E, var_E = y_BEHW.new_zeros(2, y_BEHW.shape[1], dtype=statistics_dtype(y_BEHW)).unbind()
+        if y_BEHW.numel() == y_BEHW.shape[1]:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {y_BEHW.shape}")
+        dtype = torch.float64 if y_BEHW.dtype == torch.float64 else torch.float32
+        if self.norms[0].running_mean is None and y_BEHW.dtype == dtype:
+            return None, None
+        mean_E, var_E = y_BEHW.new_zeros(2, y_BEHW.shape[1], dtype=dtype).unbind()
         return mean_E, var_E
 
     @torch.no_grad()
-    def track(self, mean_C: Tensor, var_C: Tensor) -> None:
+    def track(self, mean_C: Tensor | None, var_C: Tensor | None) -> None:
         """Move the running statistics towards those of a batch, as batch norm does (the variance without bias), where
         they are tracked. Of E channels, or of C where all norms see the same map."""
         means = [norm.running_mean for norm in self.norms if norm.running_mean is not None]
         variances = [norm.running_var for norm in self.norms if norm.running_var is not None]
         counts = [norm.num_batches_tracked for norm in self.norms if norm.num_batches_tracked is not None]
-        if not self.training or not means:
+        if not self.training or not means or mean_C is None or var_C is None:
             return
         parts = mean_C.numel() // means[0].numel()
         seen = [part for t_C in (mean_C, var_C) for part in t_C.chunk(parts) * (len(means) // parts)]
         torch._foreach_lerp_([*means, *variances], seen, self.momentum)
         torch._foreach_add_(counts, 1)
-
-
-def statistics_dtype(x: Tensor) -> torch.dtype:
-    """Statistics are in float32 or better."""
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def check_batch(x_BCHW: Tensor) -> None:
-    """Raises ValueError where batch norm would."""
-    if x_BCHW.numel() == x_BCHW.shape[1]:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x_BCHW.shape}")

@@ -155,18 +155,21 @@ class _Mixture(torch.autograd.Function):
         ctx: Any, terms: tuple[Term, ...], scale_KE: Tensor, shift_E: Tensor | None, *z_and_weights: Tensor
     ) -> Tensor:
         count = len(terms)
-        ys, kept, means, inverses = [], [], [], []
-        for k, (term, z, weight) in enumerate(zip(terms, z_and_weights[:count], z_and_weights[count:], strict=True)):
-            y_BEHW = term.product(z, weight)
-            mean_E, spread_E, inverse_E = _statistics(y_BEHW, term.norms)
-            kept += [*term.keep(z, y_BEHW, ctx.needs_input_grad[3 + count + k]), weight, mean_E, spread_E]
-            ys.append(y_BEHW)
-            means.append(mean_E)
-            inverses.append(inverse_E)
+        ys = [
+            term.product(*each) for term, *each in zip(terms, z_and_weights[:count], z_and_weights[count:], strict=True)
+        ]
+        means, variances = zip(*(_statistics(y, term.norms) for y, term in zip(ys, terms, strict=True)), strict=True)
+        inverses = torch._foreach_rsqrt(torch._foreach_add(variances, [term.norms.eps for term in terms]))
+        kept: list[Tensor | None] = []
+        for k, term in enumerate(terms):
+            z, weight = z_and_weights[k], z_and_weights[count + k]
+            spread_E = inverses[k] if term.norms.uses_batch else variances[k]
+            kept += [*term.keep(z, ys[k], ctx.needs_input_grad[3 + count + k]), weight, means[k], spread_E]
         # The sum of (y - mean) * scale / sigma, plus the shift, as the sum of y * a, plus b.
         dtype, size_BHW = ys[0].dtype, size_of(ys[0])
         a_KE = (scale_KE * torch.stack(inverses)).to(dtype)
-        b_E = -(a_KE * torch.stack(means)).sum(0) if shift_E is None else shift_E - (a_KE * torch.stack(means)).sum(0)
+        b_E = (-a_KE * torch.stack(means)).sum(0)
+        b_E = b_E if shift_E is None else b_E + shift_E
         y_nE = ys[0].new_empty(ys[0].numel() // len(b_E), len(b_E))
         torch.addcmul(b_E.to(dtype), by_pixel(ys[0]), a_KE[0], out=y_nE)
         for y_BEHW, a_E in zip(ys[1:], a_KE[1:], strict=True):
@@ -193,12 +196,11 @@ class _Mixture(torch.autograd.Function):
         return None, torch.stack(scales) if of_scale else None, shift, *zs, *weights
 
 
-def _statistics(y_BEHW: Tensor, norms: Norms) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, what :meth:`Term.backward` takes beside it, and 1 / sigma; running statistics are tracked."""
+def _statistics(y_BEHW: Tensor, norms: Norms) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) variance that the norms use; running statistics are tracked."""
     running_mean_E, running_var_E = norms.before(y_BEHW)
-    if not norms.uses_batch:
-        return running_mean_E, running_var_E, (running_var_E + norms.eps).rsqrt()
+    if running_mean_E is not None and running_var_E is not None and not norms.uses_batch:
+        return running_mean_E, running_var_E
     mean_E, var_E = torch.batch_norm_update_stats(y_BEHW, running_mean_E, running_var_E, 1.0)
     norms.track(running_mean_E, running_var_E)
-    inverse_E = (var_E + norms.eps).rsqrt()
-    return mean_E, inverse_E, inverse_E
+    return mean_E, var_E
