@@ -124,11 +124,12 @@ class Search(Job):
             torch._foreach_copy_([a.data for a in parts.architecture], self._new_architecture)
             parts.mixer.restart(stage)
             parts.update.load_state_dict(deepcopy(self._new_update))
-        kept = [sum(row) for mask_NK in masks.values() for row in mask_NK]
-        self.services.progress.message(
-            f"stage {stage + 1} of {len(self.begins)}: at most {max(kept)} options at a decision, "
-            f"{sum(w.numel() for w in self.weights):,} weights"
-        )
+        kept = max(sum(row) for mask_NK in masks.values() for row in mask_NK)
+        jump = "new weights"
+        if not stages.new_weights:  # to be seen, not kept: a resume after this does not look again
+            jump = f"validation loss {self.valid['loss']:.4g} -> {self.evaluate()['loss']:.4g}"
+        count = f"at most {kept} options at a decision, {sum(w.numel() for w in self.weights):,} weights"
+        self.services.progress.message(f"stage {stage + 1} of {len(self.begins)}: {count}, {jump}")
 
     def _enter(self, stage: int) -> None:
         """Search the space of a stage, with its network."""

@@ -15,7 +15,7 @@ from supernet.types import Group, Mask, Mixing
 
 
 class PruneWiden(StageModifier):
-    """DrNAS (arXiv:2006.10355), section 3.3: progressive learning. The search begins with one of K channels computed
+    """DrNAS (arXiv:2006.10355), section 2.4: progressive learning. The search begins with one of K channels computed
     (``partial_channels``); in each later stage every edge keeps the ``keep`` operations with the largest mean p, and K
     falls to ``partial``, at about the same memory.
 

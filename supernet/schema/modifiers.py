@@ -80,7 +80,7 @@ class ProgressiveShrinkingConfig:
 @dataclass
 class PruneWidenConfig:
     """Stages with fewer operations on more channels; weights, momentum and alpha are carried over (DrNAS,
-    arXiv:2006.10355, section 3.3). Stages take equal shares of the epochs."""
+    arXiv:2006.10355, section 2.4). Stages take equal shares of the epochs."""
 
     name: str = "prune_widen"
     keep: list[int] = listed(4, ge=2)  # operations an edge keeps into stage 2, ...; published: 7 to 4 of 7, or 5 to 3
@@ -144,7 +144,9 @@ class LayerAlignmentConfig:
 
     name: str = "layer_alignment"
     weight: float = ranged(0.125, ge=0)  # lambda, reached at the end of the search; published
-    epsilon: float = ranged(1e-4, gt=0)  # length of the step of the finite difference; published
+    # By the weights; "difference" is the published finite difference, with a step of length epsilon.
+    derivative: str = choice("exact", "exact", "difference")
+    epsilon: float = ranged(1e-4, gt=0)  # published
     groups: str = choice("largest", "largest", "all")  # kinds of cells: that with most cells, as published, or all
 
 
@@ -158,7 +160,13 @@ class OperationFreezingConfig:
     measure: str = choice("code", "code", "paper")  # how gradients are compared; xi belongs to the code's
 
 
-register("modifier", "eigenvalue", EigenvalueConfig, "supernet.modifiers.eigenvalue:Eigenvalue")
+register(
+    "modifier",
+    "eigenvalue",
+    EigenvalueConfig,
+    "supernet.modifiers.eigenvalue:Eigenvalue",
+    refuses={"relaxation=dirichlet": "its samples have no second derivative by alpha, which a Hessian needs"},
+)
 register("modifier", "skip_stop", SkipStopConfig, "supernet.modifiers.skip_stop:SkipStop")
 register("modifier", "ranking_stop", RankingStopConfig, "supernet.modifiers.ranking_stop:RankingStop")
 register("modifier", "layer_alignment", LayerAlignmentConfig, "supernet.modifiers.layer_alignment:LayerAlignment")
@@ -312,4 +320,20 @@ register(
         "relaxation=hard_gumbel": "the entropy of a one-hot p is 0 whatever alpha is",
         "relaxation=reinmax": "the entropy of a one-hot p is 0 whatever alpha is",
     },
+)
+
+
+@dataclass
+class UniformPathsConfig:
+    """Each weight step trains one subgraph, drawn uniformly (SPOS, arXiv:1904.00420)."""
+
+    name: str = "uniform_paths"
+
+
+register(
+    "modifier",
+    "uniform_paths",
+    UniformPathsConfig,
+    "supernet.modifiers.uniform_paths:UniformPaths",
+    needs={"update": ("frozen",)},
 )
