@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from supernet.interfaces import Modifier, SearchSpace, Setting, SpaceModifier
+from supernet.errors import UserError
+from supernet.interfaces import Derivation, Modifier, SearchSpace, Setting, SpaceModifier
 from supernet.loop import Services
 from supernet.mixer import Mixer
 from supernet.registry import build
@@ -70,7 +71,12 @@ def build_search(config: Config, task: ImageClassification, space: SearchSpace, 
     )
     architecture = [*mixer.parameters(), *(p for m in modifiers.values() for p in m.parameters())]
     update = build("update", config.update, alpha=config.search.alpha, architecture=architecture)
-    derivation = build("derive", config.derive, seed=config.seed)
+    derivation: Derivation = build("derive", config.derive, seed=config.seed)
+    if modifiers and not derivation.needs_search:
+        raise UserError(
+            f"modifier=[{','.join(modifiers)}] would do nothing: derive={config.derive.name} searches for nothing, so "
+            "leave it out"
+        )
     parts = SearchParts(space, task, net, mixer, modifiers, update, derivation, architecture)
     return Search(config, parts, services)
 

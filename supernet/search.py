@@ -217,6 +217,7 @@ class Search(Job):
         values = {f"train_{name}" if name in ("loss", "accuracy") else name: v for name, v in means.items()}
         values |= {f"valid_{name}": v for name, v in self.valid.items()}
         values |= {"lr": self.weight_optimizer.param_groups[0]["lr"]}
+        values |= {"stage": float(self.stage)} if self.stages is not None else {}
         self._stop_early(p, genotype)
         for modifier in self.parts.modifiers.values():
             values |= modifier.figures()

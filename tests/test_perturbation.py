@@ -14,6 +14,7 @@ from planted import NEEDED, OPERATIONS, planted_task
 
 from supernet.derive.perturbation import PerturbationJob, plan
 from supernet.derive.projection import Projection, without_decision, without_option
+from supernet.errors import UserError
 from supernet.loop import DerivationJob, run_epoch
 from supernet.runtime.signals import Interrupted
 from supernet.search import Search
@@ -207,6 +208,20 @@ def test_a_random_genotype_takes_no_search_and_the_run_is_whole(tmp_path: Path) 
     before = (tmp_path / "a" / "report.json").stat().st_mtime_ns
     train(tiny_config(f"run_dir={tmp_path / 'a'}", "method=random", "resume=auto"))
     assert (tmp_path / "a" / "report.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("derive=random",), "derive=random needs update=frozen"),
+        (("method=random", "modifier=[drop_path]"), r"modifier=\[drop_path\] would do nothing"),
+        (("update=frozen", "modifier=[warm_up]"), "update=frozen does not go with modifier=warm_up"),
+        (("derive=perturbation", "modifier=[skip_limit]"), "does not go with modifier=skip_limit"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(overrides: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        make_search(tmp_path, *overrides)
 
 
 def test_a_frozen_alpha_draws_no_batch_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

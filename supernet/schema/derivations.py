@@ -36,8 +36,14 @@ class RandomConfig:
     name: str = "random"
 
 
-register("derive", "perturbation", PerturbationConfig, "supernet.derive.perturbation:Perturbation")
-register("derive", "random", RandomConfig, "supernet.derive.random:Random")
+register(
+    "derive",
+    "perturbation",
+    PerturbationConfig,
+    "supernet.derive.perturbation:Perturbation",
+    refuses={"modifier=skip_limit": "it limits what follows from p, and here the accuracy decides"},
+)
+register("derive", "random", RandomConfig, "supernet.derive.random:Random", needs={"update": ("frozen",)})
 
 
 @dataclass

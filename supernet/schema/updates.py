@@ -45,4 +45,11 @@ class FrozenConfig:
     name: str = "frozen"
 
 
-register("update", "frozen", FrozenConfig, "supernet.updates.frozen:Frozen")
+NO_ALPHA = "it acts on the steps of alpha, of which there are none"
+register(
+    "update",
+    "frozen",
+    FrozenConfig,
+    "supernet.updates.frozen:Frozen",
+    refuses={f"modifier={name}": NO_ALPHA for name in ("beta_decay", "cost", "dirichlet_kl", "warm_up")},
+)
