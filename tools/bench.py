@@ -1,14 +1,16 @@
 """How fast is a search step, and what does it keep? Plain modules against banks, in one process, run in turn.
 
     python tools/bench.py [--size published|small ...] [--update first_order|unrolled ...] [--repeats 5] [--growth]
-        [--json FILE]
+        [--settings] [--demo] [--json FILE]
 
 Variants: ``plain`` (NCHW, as the published code runs), ``plain_cl`` (the same in channels-last), ``banked``. For each,
 and for first-order and unrolled steps: median and range of seconds per step, ratio to plain, bytes kept for backward
 by a weight pass, dispatched operations that are not views, and peak memory of a step above the idle process (in a
 process of its own). ``sampled`` compares the weight step of a sampled path with the same network built alone.
 ``loader`` is the share of a step that batches take. ``--growth`` doubles batch, channels, cells and nodes at the small
-size, one by one.
+size, one by one. ``--settings`` measures each line of the table of settings in docs/performance.md instead of the
+above, and ``--demo`` the search of ``make demo``. With ``--json`` every part is written as soon as it is known, and
+what the file already has is not measured again.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ from supernet.data.images import ImageData, Images
 from supernet.loop import Services
 from supernet.report.progress import Progress
 from supernet.report.recorder import Recorder
+from supernet.runtime.compute import set_deterministic
 from supernet.runtime.memory import keep_freed_memory
 from supernet.runtime.signals import Interrupt
 from supernet.search import Search
@@ -53,16 +56,22 @@ VARIANTS = {
     "plain_cl": ["engine=plain", "memory_format=channels_last"],
     "banked": ["engine=banked"],
 }
+SETTINGS = {
+    "banked": [],
+    "precision=bf16": ["precision=bf16"],
+    "memory_format=contiguous": ["memory_format=contiguous"],
+    "compile=true": ["compile=true"],
+    "deterministic=true": ["deterministic=true"],
+}
 UPDATES = ("first_order", "unrolled")
 
 
 def build(size: dict[str, int], variant: str, update: str) -> Search:
     """A search on random images of the size, at its first step."""
+    changes = {**VARIANTS, **SETTINGS}[variant]
     overrides = [f"search.{key}={size[key]}" for key in ("batch", "channels", "cells")]
     folder = tempfile.mkdtemp()
-    config = compose(
-        [*overrides, f"space.nodes={size['nodes']}", f"update={update}", f"run_dir={folder}", *VARIANTS[variant]]
-    )
+    config = compose([*overrides, f"space.nodes={size['nodes']}", f"update={update}", f"run_dir={folder}", *changes])
     draw = torch.Generator().manual_seed(0)
     count, side = 8 * size["batch"], size["image"]
     x_NCHW = torch.randint(256, (count, 3, side, side), generator=draw, dtype=torch.uint8)
@@ -149,26 +158,24 @@ def peak_in_subprocess(name: str, variant: str, update: str) -> int:
     return int(done.stdout.split()[-1])
 
 
-def measure(name: str, repeats: int, updates: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of one size; each figure goes to stderr as soon as it is known, since the published size takes long."""
+def measure(name: str, repeats: int, update: str) -> list[dict[str, Any]]:
+    """The rows of one size and update; figures go to stderr as soon as they are known, since this takes long."""
+    searches = {v: build(SIZES[name], v, update) for v in VARIANTS}
+    seconds = interleaved({v: lambda s=s: step(s) for v, s in searches.items()}, repeats)
+    plain = statistics.median(seconds["plain"])
     rows = []
-    for update in updates:
-        searches = {v: build(SIZES[name], v, update) for v in VARIANTS}
-        seconds = interleaved({v: lambda s=s: step(s) for v, s in searches.items()}, repeats)
-        plain = statistics.median(seconds["plain"])
-        for variant, each in seconds.items():
-            row = {"size": name, "update": update, "variant": variant, "seconds": statistics.median(each)}
-            row |= {"least": min(each), "most": max(each), "times_faster": plain / statistics.median(each)}
-            rows.append(row)
-            print(json.dumps(row), file=sys.stderr, flush=True)
-        for row in rows[-len(VARIANTS) :]:
-            search = searches.pop(row["variant"])  # one after the other, to leave room
-            with CountOperations() as counter:
-                step(search)
-            row |= {"operations": counter.count, "kept_mb": kept_bytes(search) / 2**20}
-            del search
-            row["peak_mb"] = peak_in_subprocess(name, row["variant"], update) / 2**20
-            print(json.dumps(row), file=sys.stderr, flush=True)
+    for variant, each in seconds.items():
+        row = {"size": name, "update": update, "variant": variant, "seconds": statistics.median(each)}
+        row |= {"least": min(each), "most": max(each), "times_faster": plain / statistics.median(each)}
+        rows.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+    for row in rows:
+        search = searches.pop(row["variant"])  # one after the other, to leave room
+        with CountOperations() as counter:
+            step(search)
+        row |= {"operations": counter.count, "kept_mb": kept_bytes(search) / 2**20}
+        del search
+        row["peak_mb"] = peak_in_subprocess(name, row["variant"], update) / 2**20
     return rows
 
 
@@ -211,7 +218,7 @@ def sampled(name: str, repeats: int) -> list[dict[str, Any]]:
     return [{"size": name, **seconds, "ratio": seconds["path"] / seconds["alone"]}]
 
 
-def loader(name: str, repeats: int, step_seconds: float) -> dict[str, Any]:
+def loader(name: str, repeats: int, step_seconds: float) -> list[dict[str, Any]]:
     """Seconds that the two batches of a step take, and their share of it."""
     search = build(SIZES[name], "banked", "first_order")
     each = []
@@ -221,7 +228,7 @@ def loader(name: str, repeats: int, step_seconds: float) -> dict[str, Any]:
         search.batches["alpha"].batch(i)
         each.append(time.perf_counter() - start)
     seconds = statistics.median(each)
-    return {"size": name, "seconds": seconds, "share": seconds / step_seconds}
+    return [{"size": name, "seconds": seconds, "share": seconds / step_seconds}]
 
 
 def growth(repeats: int) -> list[dict[str, Any]]:
@@ -237,6 +244,74 @@ def growth(repeats: int) -> list[dict[str, Any]]:
             {"variant": variant, **{k: statistics.median(v) / base for k, v in seconds.items() if k != "small"}}
         )
     return rows
+
+
+def settings(name: str, repeats: int) -> list[dict[str, Any]]:
+    """First-order steps under each setting, interleaved; ``first`` is the first step, where compilation happens."""
+    searches = {v: build(SIZES[name], v, "first_order") for v in SETTINGS}
+    first = {}
+
+    def run(variant: str) -> None:
+        set_deterministic(variant == "deterministic=true")
+        start = time.perf_counter()
+        step(searches[variant])
+        first.setdefault(variant, time.perf_counter() - start)
+
+    seconds = interleaved({v: lambda v=v: run(v) for v in searches}, repeats)
+    set_deterministic(False)
+    median = {v: statistics.median(each) for v, each in seconds.items()}
+    return [
+        {
+            "size": name,
+            "setting": v,
+            "seconds": median[v],
+            "over_banked": median[v] / median["banked"],
+            "first": first[v],
+        }
+        for v in SETTINGS
+    ]
+
+
+def demo() -> list[dict[str, Any]]:
+    """The search of ``make demo`` with both engines: seconds of the process and accuracy on the validation part."""
+    rows = []
+    for engine in ("plain", "banked"):
+        with tempfile.TemporaryDirectory() as folder:
+            overrides = ["+experiment=darts_digits", "retrain.epochs=0", f"engine={engine}", f"run_dir={folder}/run"]
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-m", "supernet.train", *overrides], check=True, stdout=subprocess.DEVNULL)
+            seconds = time.perf_counter() - start
+            log = (Path(folder) / "run" / "run.log").read_text()
+        found = re.findall(r"valid_accuracy[= ]+([\d.]+)", log)
+        rows.append({"engine": engine, "seconds": seconds, "valid_accuracy": found[-1] if found else ""})
+    return rows
+
+
+class Result:
+    """What has been measured, part by part; kept in a file where one is named."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.parts: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        self.place = {
+            "date": str(date.today()),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+        }
+        if path is not None and path.exists():
+            self.parts = json.loads(path.read_text())["parts"]
+
+    def add(self, part: str, name: str, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """Measure what is not there yet, and write."""
+        found = self.parts.setdefault(part, {})
+        if name not in found:
+            found[name] = make()
+            print(part, json.dumps(found[name]), file=sys.stderr, flush=True)
+            if self.path is not None:
+                self.path.write_text(json.dumps({**self.place, "parts": self.parts}, indent=1) + "\n")
+        return found[name]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -255,6 +330,8 @@ def main() -> None:
     parser.add_argument("--update", nargs="*", default=list(UPDATES), choices=list(UPDATES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--settings", action="store_true")
+    parser.add_argument("--demo", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -262,24 +339,24 @@ def main() -> None:
     if args.peak:
         print(peak_memory(SIZES[args.peak[0]], *args.peak[1:]))
         return
-    result: dict[str, Any] = {
-        "date": str(date.today()),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "steps": [row for name in args.size for row in measure(name, args.repeats, args.update)],
-        "sampled": [row for name in args.size for row in sampled(name, args.repeats)],
-        "growth": growth(args.repeats) if args.growth else [],
-    }
-    banked = {
-        r["size"]: r["seconds"] for r in result["steps"] if (r["variant"], r["update"]) == ("banked", "first_order")
-    }
-    result["loader"] = [loader(name, args.repeats, banked[name]) for name in args.size if name in banked]
-    for name in ("steps", "sampled", "loader", "growth"):
-        print(f"\n{name}\n\n{table(result[name])}")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    result = Result(args.json)
+    if args.settings or args.demo:
+        for name in args.size if args.settings else ():
+            result.add("settings", name, lambda name=name: settings(name, args.repeats))
+        if args.demo:
+            result.add("demo", "digits", demo)
+    else:
+        for name in args.size:
+            for update in args.update:
+                rows = result.add("steps", f"{name} {update}", lambda n=name, u=update: measure(n, args.repeats, u))
+                if update == "first_order":
+                    seconds = next(row["seconds"] for row in rows if row["variant"] == "banked")
+                    result.add("loader", name, lambda n=name, s=seconds: loader(n, args.repeats, s))
+            result.add("sampled", name, lambda name=name: sampled(name, args.repeats))
+        if args.growth:
+            result.add("growth", "small", lambda: growth(args.repeats))
+    for part, found in result.parts.items():
+        print(f"\n{part}\n\n{table([row for rows in found.values() for row in rows])}")
 
 
 if __name__ == "__main__":

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-
-def depthwise(x_BEHW: Tensor, weight_E1kk: Tensor, stride: int, dilation: int) -> Tensor:
-    """Convolve every channel with its own kernel; padded so that stride 1 keeps the size. Channels-last."""
-    z_BEHW: Tensor = _Depthwise.apply(x_BEHW, weight_E1kk, stride, dilation)
-    return z_BEHW
 
 
 def same_padding(kernel: int, dilation: int) -> int:
@@ -22,26 +15,30 @@ def same_padding(kernel: int, dilation: int) -> int:
     return dilation * (kernel // 2)
 
 
-class _Depthwise(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_BEHW: Tensor, weight_E1kk: Tensor, stride: int, dilation: int) -> Tensor:
-        padding = same_padding(weight_E1kk.shape[-1], dilation)
-        ctx.save_for_backward(x_BEHW if ctx.needs_input_grad[1] else None, weight_E1kk)
-        ctx.geometry = (x_BEHW.shape, stride, padding, dilation)
-        return F.conv2d(x_BEHW, weight_E1kk, None, stride, padding, dilation, weight_E1kk.shape[0])
+def convolve(x_BEHW: Tensor, weight_E1kk: Tensor, stride: int, dilation: int) -> Tensor:
+    """Convolve every channel with its own kernel; padded so that stride 1 keeps the size. Channels-last."""
+    padding = same_padding(weight_E1kk.shape[-1], dilation)
+    return F.conv2d(x_BEHW, weight_E1kk, None, stride, padding, dilation, weight_E1kk.shape[0])
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g_BEHW: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x_BEHW, weight_E1kk = ctx.saved_tensors
-        shape, stride, padding, dilation = ctx.geometry
-        g_BEHW = spread(g_BEHW.contiguous(memory_format=torch.channels_last), shape, stride)
-        grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_x = input_gradient(g_BEHW, weight_E1kk, padding, dilation)
-        if ctx.needs_input_grad[1]:
-            grad_weight = weight_gradient(g_BEHW, x_BEHW, weight_E1kk, padding, dilation)
-        return grad_x, grad_weight, None, None
+
+def gradients(
+    g_BEHW: Tensor,
+    x_BEHW: Tensor | None,
+    weight_E1kk: Tensor,
+    size: Sequence[int],
+    geometry: tuple[int, int],
+    wants: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of x and of the kernels, as far as wanted; x, of the given size, is needed for the latter alone.
+    ``geometry``: stride and dilation."""
+    stride, dilation = geometry
+    padding = same_padding(weight_E1kk.shape[-1], dilation)
+    g_BEHW = spread(g_BEHW.contiguous(memory_format=torch.channels_last), size, stride)
+    of_x = input_gradient(g_BEHW, weight_E1kk, padding, dilation) if wants[0] else None
+    if not wants[1]:
+        return of_x, None
+    assert x_BEHW is not None
+    return of_x, weight_gradient(g_BEHW, x_BEHW, weight_E1kk, padding, dilation)
 
 
 def input_gradient(g_BCHW: Tensor, weight_C1kk: Tensor, padding: int, dilation: int) -> Tensor:
@@ -50,7 +47,7 @@ def input_gradient(g_BCHW: Tensor, weight_C1kk: Tensor, padding: int, dilation: 
     return F.conv2d(g_BCHW, weight_C1kk.flip(2, 3), None, 1, padding, dilation, weight_C1kk.shape[0])
 
 
-def spread(g_BCHW: Tensor, size: torch.Size, stride: int) -> Tensor:
+def spread(g_BCHW: Tensor, size: Sequence[int], stride: int) -> Tensor:
     """The gradient at stride 1 of which g is the strided part: a strided convolution is one at stride 1 of which some
     pixels are kept, so that both its gradients are those at stride 1, with zeros for the other pixels. Still faster
     than the library's strided ones."""

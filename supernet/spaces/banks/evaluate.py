@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from supernet.spaces.banks.depthwise import depthwise, same_padding
+from supernet.spaces.banks.depthwise import same_padding
 from supernet.spaces.banks.features import Features, as_images, by_pixel, identity, size_of
 from supernet.spaces.banks.kinds import Block, Chain, Dense, Known, Reduce, Shared
 from supernet.spaces.banks.norms import Norms
@@ -57,17 +57,17 @@ def last_stage(features: Features, known_R: Sequence[Known]) -> Stage:
         kernel, stride, dilation = first.geometry
         weight = stacked([known.conv for known in known_R if isinstance(known, Dense)], features.relu)
         product = Product(1, True, stride, same_padding(kernel, dilation), dilation)
-        return Stage(Term(product, norms), features.relu, weight)
+        return Stage(Term(product, norms), features.relu, None, weight)
     weight = reduction_weights([known.module for known in known_R if isinstance(known, Reduce)], features.halves)
-    return Stage(Term(Product(1, True), norms), features.halves, weight)
+    return Stage(Term(Product(1, True), norms), features.halves, None, weight)
 
 
 def separable(blocks: Sequence[Block], x_BEHW: Tensor) -> Stage:
-    """The depthwise convolutions of the same block on all edges, and the stage that follows."""
+    """The stage of the same block on all edges."""
     _, stride, dilation = blocks[0].geometry
-    z_BEHW = depthwise(x_BEHW, stacked([block.depthwise for block in blocks], x_BEHW), stride, dilation)
-    term = Term(Product(len(blocks)), Norms([block.norm for block in blocks]))
-    return Stage(term, z_BEHW, stacked([block.pointwise for block in blocks], x_BEHW))
+    term = Term(Product(len(blocks)), Norms([block.norm for block in blocks]), (stride, dilation))
+    depthwise = stacked([block.depthwise for block in blocks], x_BEHW)
+    return Stage(term, x_BEHW, depthwise, stacked([block.pointwise for block in blocks], x_BEHW))
 
 
 def stacked(convs: Sequence[nn.Conv2d], like: Tensor) -> Tensor:
