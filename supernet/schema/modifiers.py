@@ -243,7 +243,8 @@ ONE_OPERATION = "it evaluates one operation an edge"
 PERTURBED = {
     "relaxation=sigmoid": "a perturbed p is divided by its sum over an edge's operations, and sigmoids do not sum to 1",
     "relaxation=hard_gumbel": ONE_OPERATION,
-    "relaxation=reinmax": ONE_OPERATION,
+    "relaxation=reinmax": "a draw of one operation would no longer be one",
+    "modifier=uniform_paths": "the weights learn at one subgraph, and no p is near it",
 }
 register("modifier", "partial_channels", PartialChannelsConfig, "supernet.modifiers.partial_channels:PartialChannels")
 register("modifier", "edge_norm", EdgeNormConfig, "supernet.modifiers.edge_norm:EdgeNorm")
@@ -267,7 +268,10 @@ register(
     "auxiliary_skip",
     AuxiliarySkipConfig,
     "supernet.modifiers.auxiliary_skip:AuxiliarySkip",
-    refuses={"relaxation=hard_gumbel": ONE_OPERATION, "relaxation=reinmax": ONE_OPERATION},
+    refuses={
+        "relaxation=hard_gumbel": ONE_OPERATION,
+        "modifier=uniform_paths": "the weights learn at one subgraph, and the auxiliary skip is in none",
+    },
 )
 register("modifier", "beta_decay", BetaDecayConfig, "supernet.modifiers.beta_decay:BetaDecay")
 
