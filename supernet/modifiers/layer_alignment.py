@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from supernet.errors import UserError
 from supernet.interfaces import GradientModifier, SearchSpace, Setting, State, StepContext
 from supernet.schema.modifiers import LayerAlignmentConfig
+from supernet.spaces.cell import plainly
 from supernet.types import Mixing
 from supernet.updates import gradient_of_p, quiet
 
@@ -20,8 +21,11 @@ class LayerAlignment(GradientModifier):
 
     lambda grows linearly over the search to ``weight``. Aligned are the cells of the kind that has most of them: in
     DARTS the normal cells, as in the published code; or those of every kind. As there, gradients are taken with respect
-    to p and not to alpha. A step costs three more passes: one for the gradients of the cells, two for the difference.
-    The published code has the first for nothing, from its weight step, whose p is expanded over cells.
+    to p and not to alpha.
+
+    The published finite difference is an option and not the default: its step crosses kinks of ReLUs and max-pools,
+    whose jumps, divided by the step, were 20 to 70 times the derivative itself in every network measured
+    (docs/methods/lambda_darts.md).
     """
 
     def __init__(self, config: LayerAlignmentConfig) -> None:
@@ -46,7 +50,10 @@ class LayerAlignment(GradientModifier):
 
     def edit_gradients(self, net: nn.Module, ctx: StepContext) -> None:
         moment = ctx.moment("weights")
-        value, pull_W = alignment_gradient(ctx, self.placements, self.config.epsilon)
+        if self.config.derivative == "exact":
+            value, pull_W = alignment_gradient(ctx, self.placements)
+        else:
+            value, pull_W = alignment_difference(ctx, self.placements, self.config.epsilon)
         if moment.epoch != self.epoch:
             self.total, self.steps, self.epoch = None, 0, moment.epoch
         self.total = value if self.total is None else self.total + value
@@ -85,16 +92,37 @@ def alignment(gradient_LNK: Tensor) -> tuple[Tensor, Tensor]:
     return value, (across_LD / length_L1 / pairs).view_as(gradient_LNK)
 
 
-def alignment_gradient(
-    ctx: StepContext, placements: dict[str, int], epsilon: float
-) -> tuple[Tensor, list[Tensor | None]]:
+Pull = tuple[Tensor, list[Tensor | None]]
+"""Lambda, summed over groups, and its gradient by every weight; None where no operation uses it."""
+
+
+def alignment_gradient(ctx: StepContext, placements: dict[str, int]) -> Pull:
+    """Lambda-DARTS (arXiv:2210.07998), section 4: dLambda / dw = sum over cells of d_l dg_l / dw, where d_l = dLambda /
+    dg_l, exactly: by a second backward pass through the gradients g_l, with the plain modules.
+    """
+    p = expanded(ctx.mixing("weights").detach(), placements)
+    leaf = p.leaf()
+    with plainly(ctx.net), quiet(ctx.net):
+        loss = ctx.run("weights", leaf).loss
+        cells = [leaf[name].op_LNK for name in placements]
+        layers = torch.autograd.grad(loss, cells, create_graph=True, allow_unused=True, materialize_grads=True)
+        seen = [layer.detach().clone() for layer in layers]
+        ctx.sync_grads(seen)  # every process takes the same direction
+        aligned = [alignment(layer) for layer in seen]
+        pull_W: list[Tensor | None] = list(
+            torch.autograd.grad(layers, list(ctx.weights), [direction for _, direction in aligned], allow_unused=True)
+        )
+    ctx.sync_grads([pull for pull in pull_W if pull is not None])
+    return torch.stack([value for value, _ in aligned]).sum(), pull_W
+
+
+def alignment_difference(ctx: StepContext, placements: dict[str, int], epsilon: float) -> Pull:
     """Lambda-DARTS (arXiv:2210.07998), section 4: dLambda / dw by the central difference of dL_train / dw between
-    p_l + e d_l and p_l - e d_l, with d_l = dLambda / dg_l and e = ``epsilon`` / |d|. Returns Lambda, summed over
-    groups, and the gradient of every weight; None where no operation uses it.
+    p_l + e d_l and p_l - e d_l, with d_l = dLambda / dg_l and e = ``epsilon`` / |d|, as published.
     """
     p = expanded(ctx.mixing("weights").detach(), placements)
     _, gradients = gradient_of_p(ctx, "weights", p.leaf())
-    ctx.sync_grads(gradients)  # every process takes the same direction
+    ctx.sync_grads(gradients)
     by_group = p.with_tensors(gradients)
     aligned = {name: alignment(by_group[name].op_LNK) for name in placements}
     norm = torch.nn.utils.get_total_norm([direction for _, direction in aligned.values()])
