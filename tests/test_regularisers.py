@@ -11,15 +11,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import make_search, run_epochs
+from torch import nn
 
 from supernet.derive.top2 import strongest
 from supernet.errors import UserError
 from supernet.modifiers.skip_dropout import dropout_rate
 from supernet.modifiers.skip_limit import SKIP, limited
 from supernet.search import Search
-from supernet.spaces.cell import MixedOp
-from supernet.spaces.ops import Norm
-from supernet.types import Group, GroupMixing, Moment
+from supernet.spaces.cell import MixedOp, plainly
+from supernet.spaces.darts import DartsSpace
+from supernet.spaces.ops import OPERATIONS, Norm, register_operation
+from supernet.types import Group, GroupMixing, Mixing, Moment
 
 ENGINES = ["plain", "banked"]
 
@@ -108,6 +110,34 @@ def test_dropped_skips_keep_their_mean_and_have_the_variance_of_dropout() -> Non
     assert y_BCHW.mean().item() == pytest.approx(1.0, abs=0.03)
     assert y_BCHW.var().item() == pytest.approx(0.4 / 0.6, abs=0.03)
     assert torch.equal(op.eval()(x_BCHW, torch.ones(1), [0], (0.4,)), x_BCHW)
+
+
+def test_engines_drop_the_same_whole_edges_and_the_same_elements() -> None:
+    """With an operation that no bank knows beside banked ones: an edge is one sum, however an engine adds it up."""
+    register_operation("test_conv", lambda channels, stride, norm: nn.Conv2d(channels, channels, 1, stride))
+    try:
+        operations = (SKIP, "sep_conv_3x3", "test_conv", "none")
+        space = DartsSpace(1, 3, nodes=1, operations=operations, search_channels=2, search_cells=3)
+        torch.manual_seed(0)
+        net = space.build_supernet()
+    finally:
+        del OPERATIONS["test_conv"]
+    x_BCHW = torch.randn(8, 1, 8, 8)
+    whole = Mixing({g.name: GroupMixing(torch.rand(1, 2, 4), g.mask_NK) for g in space.groups})
+
+    def output(drop_path: float, dropout_K: tuple[float, ...] | None) -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        rates = {name: replace(g, drop_path=drop_path, dropout_K=dropout_K) for name, g in whole.items()}
+        leaf = Mixing(rates).leaf()
+        logits_BK = net(x_BCHW, leaf)
+        return [logits_BK.detach(), *torch.autograd.grad(logits_BK.square().sum(), leaf.tensors())]
+
+    for drop_path, dropout_K in ((0.5, None), (0.0, (0.5, 0.0, 0.0, 0.0)), (0.5, (0.5, 0.3, 0.3, 0.0))):
+        banked = output(drop_path, dropout_K)
+        with plainly(net):
+            plain = output(drop_path, dropout_K)
+        torch.testing.assert_close(banked, plain, rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(plain[0], output(0.0, None)[0])
 
 
 def cell(

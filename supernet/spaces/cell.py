@@ -83,9 +83,10 @@ class Cell(nn.Module):
             state = totals[source]
             if state is None:
                 continue  # every edge into this state is ``none``
-            for target, y_BCHW in fan_out(state, context):
-                if self.training and isinstance(context, CellMixing) and context.drop_path > 0.0:
-                    y_BCHW = drop_samples(y_BCHW, context.drop_path)
+            outputs = fan_out(state, context)
+            if self.training and isinstance(context, CellMixing) and context.drop_path > 0.0:
+                outputs = drop_edges(outputs, context.drop_path)
+            for target, y_BCHW in outputs:
                 total = totals[target]
                 totals[target] = y_BCHW if total is None else total + y_BCHW
         return torch.cat([self._or_zeros(totals, state) for state in self.concat], dim=1)
@@ -207,6 +208,16 @@ def drop_samples(x_BCHW: Tensor, rate: float) -> Tensor:
     1 / (1 - rate)."""
     keep_B111 = torch.empty_like(x_BCHW[:, :1, :1, :1]).bernoulli_(1.0 - rate)
     return x_BCHW * (keep_B111 / (1.0 - rate))
+
+
+def drop_edges(outputs: Iterable[tuple[int, Tensor]], rate: float) -> Iterable[tuple[int, Tensor]]:
+    """Drop path on the edges that leave one state, which differ in their targets: an engine may give the sum of an edge
+    in parts, and all of them are dropped together."""
+    edges: dict[int, Tensor] = {}
+    for target, y_BCHW in outputs:
+        edges[target] = edges[target] + y_BCHW if target in edges else y_BCHW
+    for target, y_BCHW in edges.items():
+        yield target, drop_samples(y_BCHW, rate)
 
 
 @dataclass(frozen=True)
