@@ -20,7 +20,7 @@ def evaluate(features: Features, known_KR: Sequence[Sequence[Known]], p_KR: Tens
     """The weighted sum of K kinds of operations, side by side for R edges: y_BEHW. Kinds with weights
     come first.
 
-    What all edges share enters as one product: its maps, side by side, times p_kr * 1 for every kind k and edge r.
+    What all edges share enters as a product of one map with p_kr * 1, side by side for all edges r.
     """
     own = sum(not isinstance(known_R[0], Shared) for known_R in known_KR)
     stages = [last_stage(features, known_R) for known_R in known_KR[:own]]
@@ -30,14 +30,14 @@ def evaluate(features: Features, known_KR: Sequence[Sequence[Known]], p_KR: Tens
     maps = [features.shared(known_R) for known_R in shared]
     channels = maps[0].shape[1]
     scale_KRC, shift_E = shared_scales(shared, p_KR[own:], channels)
-    map_nM = by_pixel(torch.cat(maps, dim=1) if len(maps) > 1 else maps[0])
-    matrix_ME = diagonal_blocks(scale_KRC, channels).to(map_nM.dtype)
+    blocks_KCE = diagonal_blocks(scale_KRC, channels).to(maps[0].dtype)
     if stages:
-        y_nE = mixture(stages, p_KR[:own], shift_E).addmm_(map_nM, matrix_ME)
-    elif shift_E is None:
-        y_nE = map_nM @ matrix_ME
+        y_nE = mixture(stages, p_KR[:own], shift_E)
     else:
-        y_nE = torch.addmm(shift_E.to(map_nM.dtype), map_nM, matrix_ME)
+        y_nE = maps[0].new_zeros(maps[0].numel() // channels, blocks_KCE.shape[2])
+        y_nE = y_nE if shift_E is None else y_nE + shift_E.to(y_nE.dtype)
+    for map_BCHW, block_CE in zip(maps, blocks_KCE, strict=True):
+        y_nE = y_nE.addmm_(by_pixel(map_BCHW), block_CE)  # one by one: gradients are whole maps, and dense
     return as_images(y_nE, size_of(maps[0]))
 
 
@@ -103,6 +103,5 @@ def shared_scales(shared: Sequence[Sequence[Known]], p_KR: Tensor, channels: int
 
 
 def diagonal_blocks(scale_KRC: Tensor, channels: int) -> Tensor:
-    """The matrix whose blocks (k, r) of C x C have ``scale_KRC[k, r]`` on their diagonals."""
-    blocks_KCRC = identity(channels, scale_KRC)[:, None] * scale_KRC[:, None]
-    return blocks_KCRC.reshape(len(scale_KRC) * channels, -1)
+    """For every k a matrix [C, R * C] of R diagonal blocks, with ``scale_KRC[k, r]`` on the diagonal of block r."""
+    return (identity(channels, scale_KRC)[:, None] * scale_KRC[:, None]).flatten(2)
