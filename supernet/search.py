@@ -94,7 +94,7 @@ class Search(Job):
         settings = self.config.search
         self.parts.net, self.weights = net, list(net.parameters())
         self.weight_optimizer = torch.optim.SGD(
-            self.weights, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            self.weights, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, foreach=True
         )
         for modifier in self.modifiers(OptimizerModifier):
             modifier.edit_optimizer(self.weight_optimizer)

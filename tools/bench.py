@@ -209,7 +209,7 @@ def sampled(name: str, repeats: int) -> list[dict[str, Any]]:
         sgd.zero_grad(set_to_none=True)
 
     child_weights = list(alone.parameters())
-    child_sgd = torch.optim.SGD(child_weights, lr=0.025, momentum=0.9, weight_decay=3e-4)
+    child_sgd = torch.optim.SGD(child_weights, lr=0.025, momentum=0.9, weight_decay=3e-4, foreach=True)
     steps = {
         "path": lambda: weight_step(lambda: search.parts.net(x, p), search.weights, search.weight_optimizer),
         "alone": lambda: weight_step(lambda: alone(x), child_weights, child_sgd),
