@@ -15,7 +15,7 @@ from supernet.spaces.banks import BankedFanOut
 from supernet.spaces.banks.depthwise import convolve, gradients
 from supernet.spaces.cell import CellEdge, MixedOp, plain_fan_out
 from supernet.spaces.darts import DartsSpace, Supernet
-from supernet.spaces.ops import DARTS_OPERATIONS, OPERATIONS, Norm, register_operation
+from supernet.spaces.ops import DARTS_OPERATIONS, OPERATIONS, Norm, ReLUConvBN, register_operation
 from supernet.types import Active, CellMixing, GroupMixing, Mixing
 
 Found = dict[str, Tensor | None]
@@ -148,6 +148,61 @@ def test_an_operation_of_the_user_runs_beside_the_banked_ones() -> None:
         assert distance(banked, plain) < 1e-9
     finally:
         del OPERATIONS["square"]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_norms_and_pools_that_differ_between_edges_keep_their_own_settings(train: bool) -> None:
+    torch.manual_seed(0)
+    edges = make_edges(4, 4, 1, Norm(False, True))
+    for edge in edges:
+        edge.module.double().train(train)
+    for module in edges[1].module.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps, module.momentum = 0.1, 0.3
+    edges[2].module.train(not train)
+    for module in edges[3].module.modules():
+        if isinstance(module, nn.AvgPool2d):
+            module.count_include_pad = True
+    banked, plain = both(edges, torch.randn(3, 4, 6, 6, dtype=torch.float64), random_p(4, 8))
+    assert distance(banked, plain) < 1e-9
+
+
+def test_an_operation_of_the_user_may_be_the_only_one() -> None:
+    register_operation("square", lambda channels, stride, norm: nn.Sequential(nn.Conv2d(channels, channels, 1, stride)))
+    try:
+        edges = make_edges(2, 4, 1, Norm(False, True), ("none", "square"))
+        for edge in edges:
+            edge.module.double()
+        banked, plain = both(edges, torch.randn(3, 4, 6, 6, dtype=torch.float64), random_p(2, 2))
+        assert distance(banked, plain) < 1e-9
+    finally:
+        del OPERATIONS["square"]
+
+
+@pytest.mark.parametrize("active", [None, (1, 2, 0), (3, 3, 2)])
+def test_operations_of_nasbench_201(active: tuple[int, ...] | None) -> None:
+    """Dense convolutions, and a pool without a norm."""
+
+    def dense(kernel: int) -> Callable[[int, int, Norm], nn.Module]:
+        return lambda channels, stride, norm: ReLUConvBN(channels, channels, kernel, norm, stride)
+
+    names = ("none", "skip_connect", "own_conv_1x1", "own_conv_3x3", "own_pool")
+    register_operation("own_conv_1x1", dense(1))
+    register_operation("own_conv_3x3", dense(3))
+    register_operation("own_pool", lambda channels, stride, norm: nn.AvgPool2d(3, stride, 1, count_include_pad=False))
+    try:
+        for stride in (1, 2):
+            torch.manual_seed(0)
+            edges = make_edges(3, 4, stride, Norm(True, True), names)
+            assert all(known is not None for edge in BankedFanOut(edges).known for known in edge[1:])
+            for edge in edges:
+                edge.module.double()
+            p = random_p(3, 5, active_N=active)
+            banked, plain = both(edges, torch.randn(3, 4, 7, 7, dtype=torch.float64), p)
+            assert distance(banked, plain) < 1e-9
+    finally:
+        for name in names[2:]:
+            del OPERATIONS[name]
 
 
 @pytest.mark.parametrize("scale", ["normal", "mean", "correlated"])
