@@ -38,16 +38,16 @@ ALIAS = PUBLISHED.replace(PUBLISHED.splitlines()[-1], "DARTS = DARTS_V2")
 
 @st.composite
 def cells(draw: st.DrawFn) -> CellGenotype:
-    nodes = draw(st.integers(1, 6))
+    nodes, inputs = draw(st.integers(1, 6)), draw(st.sampled_from([1, 2]))
     built = []
     for node in range(nodes):
-        edge = st.tuples(st.sampled_from(OPERATIONS[1:]), st.integers(0, node + 1))
+        edge = st.tuples(st.sampled_from(OPERATIONS[1:]), st.integers(0, node + inputs - 1))
         built.append(tuple(draw(st.lists(edge, min_size=int(node == 0), max_size=3))))
-    concat = draw(st.lists(st.integers(2, nodes + 1), min_size=1, unique=True))
-    return CellGenotype(tuple(built), tuple(concat))
+    concat = draw(st.lists(st.integers(inputs, nodes + inputs - 1), min_size=1, unique=True))
+    return CellGenotype(tuple(built), tuple(concat), inputs)
 
 
-genotypes = st.builds(Genotype, st.dictionaries(st.sampled_from(["normal", "reduce"]), cells(), min_size=1))
+genotypes = st.builds(Genotype, st.dictionaries(st.sampled_from(["normal", "reduce", "cell"]), cells(), min_size=1))
 
 
 @settings(deadline=None)
@@ -132,6 +132,9 @@ def change(kind: str, **fields: object) -> dict[str, object]:
         ({"normal": [["s", 0], ["s", 2]], "normal_concat": [2]}, "normal, node 0: .*reads state 2; it can read 0 to 1"),
         ({"normal": [["s", 0], ["s", -1]], "normal_concat": [2]}, "reads state -1"),
         ({"normal": [[], "s"], "normal_concat": [2]}, "node 1: expected a list of edges"),
+        (change("normal", _inputs=3), "normal_inputs: a cell has 1 or 2 inputs, got 3"),
+        (change("normal", _inputs=True), "normal_inputs: a cell has 1 or 2 inputs, got True"),
+        (change("normal", _inputs=1), "normal, node 0: .*reads state 1; it can read 0 to 0"),
     ],
 )
 def test_an_impossible_genotype_is_named(document: object, message: str) -> None:

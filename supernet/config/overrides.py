@@ -14,7 +14,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from supernet.config.check import OPTIONAL_GROUPS
 from supernet.config.explain import GROUPS
 from supernet.config.store import store_parts
 from supernet.errors import UserError
@@ -75,8 +74,7 @@ def _check_form(override: Override, text: str) -> None:
     value = None if override.is_sweep_override() else override.value()
     if key in GROUPS and not override.is_sweep_override():
         listed = key == "modifier" and isinstance(value, list)
-        left_out = key in OPTIONAL_GROUPS and value is None
-        if not (isinstance(value, str) and key != "modifier") and not (listed or left_out or isinstance(value, dict)):
+        if not (isinstance(value, str) and key != "modifier") and not listed and not isinstance(value, dict):
             form = "'modifier=[NAME,NAME]', and 'modifier=[]' for none" if key == "modifier" else f"{key}=NAME"
             raise UserError(f"{text!r} must be {form}")
 

@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
@@ -24,26 +25,41 @@ _PATIENCE_SECONDS = 30.0
 
 
 def read_cifar(config: CifarConfig, *, limit: int | None = None) -> ImageData:
-    """60,000 images of 3 x 32 x 32 in the authors' splits; torchvision checks the MD5 of the files first."""
+    """60,000 images of 3 x 32 x 32 in the authors' splits, or fewer and smaller ones; torchvision checks the MD5 of the
+    files first."""
     provide(config)
     kind = SETS[config.name]
     sets = [kind(config.root, train=train) for train in (True, False)]
+    limit = min((n for n in (limit, config.images) if n is not None), default=None)
     train, test = (
-        Images(torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(s.targets)) for s in sets
+        shrink(
+            Images(torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(s.targets)).first(limit),
+            config.image_size,
+        )
+        for s in sets
     )
     mean_std = (CIFAR10_MEAN, CIFAR10_STD)
-    if config.name != "cifar10":
+    if config.name != "cifar10" or config.image_size != 32:
         assert isinstance(train.pixels, torch.Tensor)
         mean_std = Moments.of(train.pixels).mean_std()
     return ImageData(
         config.name,
         tuple(sets[0].classes),
-        train.first(limit),
-        test.first(limit),
+        train,
+        test,
         *mean_std,
         config.crop_padding,
         config.flip,
     )
+
+
+def shrink(images: Images, size: int) -> Images:
+    """Decoded images of size x size: each pixel is the mean of the area that it covers."""
+    assert isinstance(images.pixels, torch.Tensor)
+    if size == images.pixels.shape[-1]:
+        return images
+    smaller = F.interpolate(images.pixels.float(), size=(size, size), mode="area")
+    return Images(smaller.round().to(torch.uint8), images.labels_N)
 
 
 def provide(config: CifarConfig) -> None:

@@ -26,6 +26,8 @@ class CifarConfig:
     name: str = "cifar10"
     root: str = "data"
     download: bool = True
+    image_size: int = ranged(32, ge=1, le=32)  # smaller ones are averages of areas
+    images: int | None = ranged(None, ge=1)  # of a split, the first of every class; null for all
     crop_padding: int = ranged(4, ge=0)
     flip: bool = True
 
