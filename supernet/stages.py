@@ -68,7 +68,8 @@ def carry_over(
     seed: int,
     stage: int,
 ) -> None:
-    """Give a network the weights, buffers and momentum of the one before (DrNAS, arXiv:2006.10355, section 2.4).
+    """Give a network the weights, buffers and momentum of the one before, as DrNAS (arXiv:2006.10355),
+    section 2.4.
 
     What has another size belongs to a candidate operation with more channels than before: see :func:`widened`. Both
     networks have the same names; ``optimizers`` are those of ``old`` and of ``new``.

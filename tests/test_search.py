@@ -1,4 +1,4 @@
-"""The search as a whole: what it may see, what it may touch, what it learns, and that every method does something."""
+"""The search as a whole: what it may see, what it may touch, and what it learns."""
 
 from __future__ import annotations
 
@@ -6,51 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from compositions import random_task
 from helpers import make_search, run_epochs, tiny_config
 from planted import NEEDED, OPERATIONS, planted_task
 
-from supernet.data.images import ImageData, Images
 from supernet.runtime.finite import NonFinite
-from supernet.spaces.ops import DARTS_OPERATIONS
 from supernet.tasks.images import ImageClassification
 
-METHODS = sorted(p.stem for p in (Path(__file__).parent.parent / "conf" / "method").glob("*.yaml"))
 PLANTED = [
     "debug=none", "limit.images=null", "limit.steps=null", "space.nodes=1", "space.reductions=0", "search.cells=2",
     "search.channels=8", "search.epochs=8", "search.batch=32", "search.lr=0.1", "search.alpha.lr=0.03",
 ]  # fmt: skip
 
 
-def small_task(test: Images | None = None) -> ImageClassification:
-    draw = torch.Generator().manual_seed(0)
-    x_NCHW = torch.randint(256, (96, 1, 8, 8), generator=draw, dtype=torch.uint8)
-    images = Images(x_NCHW, torch.arange(96) % 4)
-    data = ImageData("random", tuple("abcd"), images, test or images, (0.5,), (0.3,), crop_padding=1, flip=False)
-    return ImageClassification(data)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_takes_three_steps(method: str, tmp_path: Path) -> None:
-    search = make_search(tmp_path, f"method={method}", "limit.steps=3", task=small_task())
-    alphas = {k: a.detach().clone() for k, a in search.parts.mixer.values().items()}
-    weights = [w.detach().clone() for w in search.weights]
-    run_epochs(search)
-    assert search.step == 3
-    assert all(torch.isfinite(torch.tensor(v)) for v in search.valid.values())
-    assert any(not torch.equal(a, alphas[k]) for k, a in search.parts.mixer.values().items()), "alpha moves"
-    assert all(not torch.equal(w, before) for w, before in zip(search.weights, weights, strict=True) if w.numel() > 1)
-    genotype = search.derived()[1]
-    assert {op for cell in genotype.cells.values() for op, _ in cell.edges} <= set(DARTS_OPERATIONS) - {"none"}
-
-
-def test_methods_that_differ_in_a_part_that_acts_have_different_alphas(tmp_path: Path) -> None:
-    seen: dict[str, torch.Tensor] = {}
-    for method in METHODS:
-        search = run_epochs(make_search(tmp_path / method, f"method={method}", "limit.steps=3", task=small_task()))
-        seen[method] = torch.cat([a.detach().flatten() for a in search.parts.mixer.values().values()])
-    for i, first in enumerate(METHODS):
-        for second in METHODS[i + 1 :]:
-            assert not torch.equal(seen[first], seen[second]), f"{first} and {second} do the same"
+def small_task() -> ImageClassification:
+    return random_task(96)
 
 
 def test_parameters_are_divided_among_weights_and_architecture(tmp_path: Path) -> None:

@@ -20,14 +20,14 @@ import methods  # noqa: E402
 
 
 def places(docstring: str) -> list[str]:
-    return [f"{a.paper} {a.arxiv} {a.place}" for a in equations.addresses(docstring)]
+    return [f"{a.paper} {a.source} {a.place}" for a in equations.addresses(docstring)]
 
 
 def test_addresses_are_read_in_every_form_of_the_convention() -> None:
-    assert places("DARTS (arXiv:1806.09055), eq. 7: formula") == ["DARTS 1806.09055 eq. 7"]
+    assert places("DARTS (arXiv:1806.09055), eq. 7: formula") == ["DARTS arXiv:1806.09055 eq. 7"]
     assert places("The space of DARTS (arXiv:1806.09055), section\n    2.4 and 3.1.1, as coded.") == [
-        "DARTS 1806.09055 section 2.4",
-        "DARTS 1806.09055 section 3.1.1",
+        "DARTS arXiv:1806.09055 section 2.4",
+        "DARTS arXiv:1806.09055 section 3.1.1",
     ]
     assert [p.split(" ", 2)[2] for p in places("X (arXiv:1234.56789), eq. 5 to 7, eq. 9a and algorithm 1. Then")] == [
         "eq. 5",
@@ -37,10 +37,11 @@ def test_addresses_are_read_in_every_form_of_the_convention() -> None:
         "algorithm 1",
     ]
     assert places("Smooth DARTS (arXiv:2002.05283), eq. 8. beta-DARTS (arXiv:2203.01665), appendix A.1: p") == [
-        "Smooth DARTS 2002.05283 eq. 8",
-        "beta-DARTS 2203.01665 appendix A.1",
+        "Smooth DARTS arXiv:2002.05283 eq. 8",
+        "beta-DARTS arXiv:2203.01665 appendix A.1",
     ]
-    assert places("Cutout (arXiv:1708.04552) as published") == ["Cutout 1708.04552 paper"]
+    assert places("Cutout (arXiv:1708.04552) as published") == ["Cutout arXiv:1708.04552 paper"]
+    assert places("OLES (openreview:yAOwkf4FyL), algorithm 1") == ["OLES openreview:yAOwkf4FyL algorithm 1"]
     assert places("no paper, eq. 3") == []
 
 
@@ -84,7 +85,7 @@ def test_the_table_of_methods_is_read_from_yaml_and_put_between_markers() -> Non
         "modifier": (),
         "derive": ("top2",),
     }
-    assert rows["darts_2nd"].arxiv == "1806.09055"
+    assert rows["darts_2nd"].paper == "1806.09055"
     assert rows["darts_2nd"].page == ROOT / "docs" / "methods" / "darts.md"
     begin, end = methods.MARKERS
     assert methods.rewritten(f"a {begin}old\n{end} b", "new") == f"a {begin}\nnew\n{end} b"

@@ -3,9 +3,9 @@
     python tools/equations.py            # writes docs/equations.md, prints the same with lines of files
     python tools/equations.py --check    # exit code 1 where docs/equations.md is stale or a docstring is off the form
 
-A docstring addresses an equation as ``Name (arXiv:NNNN.NNNNN), eq. 7``, and likewise ``section 2.4``, ``algorithm 1``,
-``appendix A.1``, ``table 2``; several go on with commas, "and" or "to": ``eq. 7, eq. 8 and 9``, ``eq. 5 to 8``. A
-paper that is a docstring's whole subject may stand without one.
+A docstring addresses an equation as ``Name (arXiv:NNNN.NNNNN), eq. 7``, or with ``openreview:ID`` where a paper has no
+arXiv id; likewise ``section 2.4``, ``algorithm 1``, ``appendix A.1``, ``table 2``; several go on with commas, "and" or
+"to": ``eq. 7, eq. 8 and 9``, ``eq. 5 to 8``. A paper that is a docstring's whole subject may stand without one.
 
 A test belongs to a symbol where its function, or a helper, fixture or table of the same file that it uses, names what
 was imported from the symbol's module. Everything is read as text: nothing of the project is imported. Options
@@ -28,7 +28,9 @@ KINDS = ("eq.", "algorithm", "section", "appendix", "table", "figure", "paper")
 _NUMBER = r"[A-Z]?\d*(?:\.\d+)*[a-z]?(?![\w.]*\w)"
 _PLACE = rf"(?:eq\.|section|algorithm|appendix|table|figure)\s+{_NUMBER}"
 _JOIN = r"\s*(?:,\s*and|,|;|and|to)\s+"
-PAPER = re.compile(r"(?P<name>[^\s().,;:\"'`]+(?: [A-Z+][^\s().,;:\"'`]*)*)\s+\(arXiv:(?P<id>\d{4}\.\d{5})\)")
+PAPER = re.compile(
+    r"(?P<name>[^\s().,;:\"'`]+(?: [A-Z+][^\s().,;:\"'`]*)*)\s+\((?P<id>arXiv:\d{4}\.\d{5}|openreview:[\w-]+)\)"
+)
 PLACES = re.compile(rf",?\s+(?P<all>{_PLACE}(?:{_JOIN}(?:{_PLACE}|{_NUMBER}))*)")
 LOOSE = re.compile(r"\b(?:eqs?\.|equations?|sections?|algorithm|appendix)\s+\(?[A-Z]?\d", re.IGNORECASE)
 
@@ -40,7 +42,7 @@ class Address:
     """Where a paper says what a symbol does."""
 
     paper: str
-    arxiv: str
+    source: str  # arXiv:... or openreview:...
     place: str
 
     @property
@@ -230,30 +232,36 @@ def render(cited: list[Symbol], *, lines: bool = False) -> str:
     names: dict[str, set[str]] = {}
     for symbol in cited:
         for address in symbol.addresses:
-            papers.setdefault(address.arxiv, []).append((address, symbol))
-            names.setdefault(address.arxiv, set()).add(address.paper)
+            papers.setdefault(address.source, []).append((address, symbol))
+            names.setdefault(address.source, set()).add(address.paper)
     parts = [
         "# Where each equation lives",
         "Made by `python tools/equations.py` from the docstrings of `supernet/`; do not edit. A test belongs to a "
         "function that it names. A docstring gives the formula, and says where the published code differs.",
     ]
     without: list[str] = []
-    for arxiv in sorted(papers):
+    for source in sorted(papers):
         rows = ["| paper says it in | here | tests |", "|---|---|---|"]
-        for address, symbol in sorted(papers[arxiv], key=lambda pair: (pair[0].order, pair[1].file, pair[1].line)):
+        for address, symbol in sorted(papers[source], key=lambda pair: (pair[0].order, pair[1].file, pair[1].line)):
             where = f"`{symbol.file}{f':{symbol.line}' if lines else ''}`"
             here = f"`{symbol.name}`, {where}" if symbol.name else where
             rows.append(f"| {address.place} | {here} | {_shown(symbol.tests)} |")
             if not symbol.tests and symbol.name:
                 without.append(f"* {address.paper}, {address.place}: {here}")
-        title = ", ".join(sorted(names[arxiv]))
-        parts += [f"## {title} ([arXiv:{arxiv}](https://arxiv.org/abs/{arxiv}))", "\n".join(rows)]
+        title = ", ".join(sorted(names[source]))
+        parts += [f"## {title} ([{source}]({link(source)}))", "\n".join(rows)]
     parts += [
         "## Named by no test",
         "They may be reached through the name of their part: `tests/test_methods.py` runs every registered one.",
         "\n".join(without) or "None.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def link(source: str) -> str:
+    """Where a paper can be read."""
+    host, _, number = source.partition(":")
+    return f"https://arxiv.org/abs/{number}" if host == "arXiv" else f"https://openreview.net/forum?id={number}"
 
 
 def _shown(names: list[str]) -> str:

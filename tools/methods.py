@@ -26,10 +26,10 @@ GROUPS = ("relaxation", "update", "modifier", "derive")
 
 @dataclass(frozen=True)
 class Method:
-    """One row: its arXiv id, and the option of every group; of ``modifier`` any number."""
+    """One row: its paper, and the option of every group; of ``modifier`` any number."""
 
     name: str
-    arxiv: str
+    paper: str  # arXiv id, or the address of a paper that has none
     parts: dict[str, tuple[str, ...]]
     page: Path | None
 
@@ -50,9 +50,10 @@ def read(root: Path) -> list[Method]:
     found = []
     for path in sorted((root / "conf" / "method").glob("*.yaml")):
         chosen = defaults | overrides(path)
-        arxiv = re.search(r"arXiv:(\d{4}\.\d{5})", path.read_text(encoding="utf-8"))
+        header = path.read_text(encoding="utf-8")
+        paper = re.search(r"(?<=arXiv:)\d{4}\.\d{5}", header) or re.search(r"openreview\.net/forum\?id=[\w-]+", header)
         parts = {group: chosen[group] for group in GROUPS}
-        found.append(Method(path.stem, arxiv[1] if arxiv else "", parts, page(root, path.stem)))
+        found.append(Method(path.stem, paper[0] if paper else "", parts, page(root, path.stem)))
     return found
 
 
@@ -71,7 +72,8 @@ def table(methods: list[Method], root: Path) -> str:
     rows = ["| method | paper | relaxation | update | modifiers | derivation |", "|---|---|---|---|---|---|"]
     for m in methods:
         name = f"[{m.name}]({m.page.relative_to(root).as_posix()})" if m.page else m.name
-        paper = f"[{m.arxiv}](https://arxiv.org/abs/{m.arxiv})" if m.arxiv else ""
+        url = f"https://{m.paper}" if "/" in m.paper else f"https://arxiv.org/abs/{m.paper}"
+        paper = f"[{m.paper.partition('/')[0]}]({url})" if m.paper else ""
         parts = [", ".join(f"`{option}`" for option in m.parts[group]) for group in GROUPS]
         rows.append("| " + " | ".join([name, paper, *parts]) + " |")
     return "\n".join(rows)

@@ -27,7 +27,7 @@ class Candidate:
 
 
 class OperationFreezing(GradientModifier):
-    """OLES (NeurIPS 2023, openreview yAOwkf4FyL), algorithm 1: an operation whose mean gradient matching over
+    """OLES (openreview:yAOwkf4FyL), algorithm 1: an operation whose mean gradient matching over
     ``window`` steps is below ``threshold`` overfits the training data, and is frozen for the rest of the search.
 
     Windows follow one another. A frozen operation has no gradient, so that neither momentum nor decay moves it. A skip
@@ -124,7 +124,7 @@ Measure = Callable[[Sequence[list[Tensor]], Sequence[list[Tensor]]], Tensor]
 
 
 def matching(train: Sequence[list[Tensor]], valid: Sequence[list[Tensor]]) -> Tensor:
-    """OLES (NeurIPS 2023, openreview yAOwkf4FyL), gradient matching GM: cos(g_train, g_val), where g is the gradient of
+    """OLES (openreview:yAOwkf4FyL), gradient matching GM: cos(g_train, g_val), where g is the gradient of
     all weights of one operation; one number for every operation."""
     flat = torch.stack([torch.cat([g.reshape(-1) for op in side for g in op]) for side in (train, valid)])
     train_W, valid_W = flat.unbind()
@@ -135,7 +135,7 @@ def matching(train: Sequence[list[Tensor]], valid: Sequence[list[Tensor]]) -> Te
 
 
 def published_matching(train: Sequence[list[Tensor]], valid: Sequence[list[Tensor]]) -> Tensor:
-    """OLES (NeurIPS 2023, openreview yAOwkf4FyL), gradient matching GM as the published code computes it: the
+    """OLES (openreview:yAOwkf4FyL), gradient matching GM as the published code computes it: the
     validation gradient is added to the training gradient that still stands there, so that two gradients without
     anything in common score 0.7 and not 0; and each weight tensor is compared along its first dimension, and averaged.
     """

@@ -1,5 +1,5 @@
-"""The cell space of NAS-Bench-201 (Dong and Yang, ICLR 2020, arXiv:2001.00326), section 2.1: one cell of 4 states and 6
-edges, repeated N times at each of three sizes of the image."""
+"""The cell space of NAS-Bench-201 (arXiv:2001.00326), section 2.1: one cell of 4 states and 6 edges, repeated N
+times at each of three sizes of the image."""
 
 from __future__ import annotations
 
