@@ -13,12 +13,13 @@ from helpers import make_search, run_epochs
 from torch.utils.flop_counter import FlopCounterMode
 
 from supernet.build import count_macs
-from supernet.interfaces import Setting
+from supernet.interfaces import SearchSpace, Setting
 from supernet.modifiers.cost import Cost, edges_into, expected_cost, penalty, uniform
 from supernet.schema.modifiers import CostConfig
 from supernet.spaces import costs
 from supernet.spaces.costs import cost_table, multiply_adds, parameters
 from supernet.spaces.darts import DartsSpace
+from supernet.spaces.nasbench201 import Nasbench201Space
 from supernet.types import GroupMixing, Mixing, Moment
 
 CPU, IMAGE = torch.device("cpu"), (3, 8, 8)
@@ -30,7 +31,7 @@ TINY_SPACE = DartsSpace(
 """Two edges a cell, both kept, and children of the supernet's size: what p costs is what its children cost."""
 
 
-def into(space: DartsSpace) -> dict[str, torch.Tensor]:
+def into(space: SearchSpace) -> dict[str, torch.Tensor]:
     return {g.name: edges_into(g, CPU) for g in space.groups}
 
 
@@ -43,7 +44,7 @@ def random_p(space: DartsSpace, seed: int = 0, placements: bool = False) -> Mixi
     return Mixing(groups)
 
 
-def one_hot(space: DartsSpace, chosen: dict[str, tuple[int, ...]]) -> Mixing:
+def one_hot(space: SearchSpace, chosen: dict[str, tuple[int, ...]]) -> Mixing:
     groups = {}
     for g in space.groups:
         rows = torch.nn.functional.one_hot(torch.tensor(chosen[g.name]), len(g.options)).float()
@@ -79,9 +80,10 @@ def test_the_expected_count_is_the_mean_over_all_children() -> None:
         TINY_SPACE,
         DartsSpace(3, 4, nodes=2, operations=("none", "dil_conv_5x5", "skip_connect"), search_channels=4),
         DartsSpace(3, 4, nodes=2, operations=("none", "sep_conv_3x3"), search_channels=8, search_cells=4, partial=4),
+        Nasbench201Space(3, 4, search_channels=4, search_cells=2),
     ],
 )  # fmt: skip
-def test_the_table_is_what_whole_supernets_count(space: DartsSpace) -> None:
+def test_the_table_is_what_whole_supernets_count(space: DartsSpace | Nasbench201Space) -> None:
     """The multiply-adds of the plain supernet with one option at every edge, less those with only the first option."""
     plain = replace(space, engine="plain")
     with torch.device("meta"):
