@@ -258,22 +258,28 @@ def plot(groups: list[Group], runs: list[Run], metric: str, path: Path) -> None:
         from matplotlib.ticker import PercentFormatter
     except ImportError as error:
         raise Mistake("matplotlib is missing, which --plot needs: pip install -e '.[compare]'") from error
-    figure = Figure(figsize=(7.0, 1.2 + 0.5 * len(groups)), layout="constrained")
+    figure = Figure(figsize=(8.0, 1.2 + 0.5 * len(groups)), layout="constrained")
     axes = figure.add_subplot()
     for row, group in enumerate(groups):
         values = sorted(run.value for run in runs if run.group == group.name and run.value is not None)
-        spread = [0.0] if len(values) == 1 else [0.16 * (2 * i / (len(values) - 1) - 1) for i in range(len(values))]
-        axes.plot(values, [row + s for s in spread], "o", color="#5b8bb5", alpha=0.7, markersize=5, zorder=2)
+        heights = [row - 0.12 - 0.08 * (i % 3) for i in range(len(values))]  # equal values stay apart
+        axes.plot(values, heights, "o", color="#5b8bb5", alpha=0.8, markersize=5, zorder=2)
         error = None if group.half_width is None else [group.half_width]
-        axes.errorbar([group.mean], [row], xerr=error, fmt="D", color="#222222", markersize=5, capsize=4, zorder=3)
+        axes.errorbar(
+            [group.mean], [row + 0.12], xerr=error, fmt="D", color="#222222", markersize=5, capsize=4, zorder=3
+        )
     values = [run.value for run in runs if run.value is not None]
-    margin = 0.6 * ((max(values) - min(values)) or abs(max(values)) * 0.01 or 1.0)
+    spread = (max(values) - min(values)) or abs(max(values)) * 0.01 or 1.0
+    # The interval of two runs may reach far beyond all points; it is then cut at the frame.
+    reach = max([abs(g.mean - v) + (g.half_width or 0.0) for g in groups for v in (min(values), max(values))])
+    margin = min(spread, max(0.1 * spread, reach - spread))
     low, high = min(values) - margin, max(values) + margin
     if is_share(metric):
         low, high = max(low, 0.0), min(high, 1.0 + 0.02 * (1.0 - max(low, 0.0)))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlim(low, high)  # the interval of two or three seeds may reach far beyond; it is then cut at the frame
-    axes.set_yticks(range(len(groups)), [f"{g.name} (n = {g.n})" for g in groups])
+    axes.set_xlim(low, high)
+    labels = [g.name if len(g.name) <= 40 else f"...{g.name[-37:]}" for g in groups]
+    axes.set_yticks(range(len(groups)), [f"{label} (n = {g.n})" for label, g in zip(labels, groups, strict=True)])
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.grid(axis="x", color="#dddddd")
     axes.set_axisbelow(True)
@@ -318,7 +324,7 @@ def compare(args: argparse.Namespace) -> None:
     if len(failed) < len(runs):
         rows, baseline = summarise(runs, args.against)
         print(table(rows, baseline, by, args.metric))
-        chosen = "" if args.against else " (the best mean, a choice that flatters it)"
+        chosen = "" if args.against else " (the best mean of several runs; having been chosen flatters it)"
         print(
             f"\nmean ± standard deviation over runs; two-sided Welch t-tests against {baseline}{chosen}, Holm-corrected"
         )
