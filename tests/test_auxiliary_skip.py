@@ -112,7 +112,7 @@ def test_without_beta_the_search_is_the_plain_one_but_for_the_draw_of_its_weight
     assert not torch.equal(alphas(plain), alphas(on))
 
 
-def test_no_phase_but_derive_is_without_it_and_no_alpha_learns_it(tmp_path: Path) -> None:
+def test_only_the_phase_derive_is_without_it_and_no_alpha_learns_it(tmp_path: Path) -> None:
     search = make_search(tmp_path, ON, "limit.epochs=2", "limit.steps=2")
     k = search.parts.space.groups[0].options.index(NAME)
     for phase in ("alpha", "weights"):
@@ -121,6 +121,9 @@ def test_no_phase_but_derive_is_without_it_and_no_alpha_learns_it(tmp_path: Path
         assert all(row[k] for row in p.mask_NK)
         torch.testing.assert_close(p.op_LNK[..., :k].sum(-1), torch.ones(1, 5))
     assert all(row[k] for row in search.mean("evaluate")["normal"].mask_NK)
+    early = search.mean("derive")["normal"]  # while beta is 1
+    assert not early.op_LNK[..., k].any()
+    assert not any(row[k] for row in early.mask_NK)
     run_epochs(search)
     assert not any(a[..., k].any() for a in search.parts.mixer.values().values())
     assert part(search).figures() == {NAME: 0.0}
