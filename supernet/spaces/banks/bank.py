@@ -50,7 +50,12 @@ class BankedFanOut:
         assert isinstance(edge.module, MixedOp)
         return edge.module
 
-    def __call__(self, x_BCHW: Tensor, p: CellMixing) -> Iterable[tuple[int, Tensor]]:
+    # Left as it is by torch.compile, whose CPU code for these functions does not compile (torch 2.14).
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(self, x_BCHW: Tensor, p: CellMixing) -> list[tuple[int, Tensor]]:
+        return list(self._evaluate(x_BCHW, p))
+
+    def _evaluate(self, x_BCHW: Tensor, p: CellMixing) -> Iterable[tuple[int, Tensor]]:
         banks, others = self._sort(p)
         for edge, k in others:
             y_BCHW = p.op_NK[edge.n, k] * self._mixed(edge).output(k, x_BCHW, p.dropout_K)
