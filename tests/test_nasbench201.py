@@ -426,8 +426,8 @@ def test_a_run_may_end_after_the_derivation(table: Path, tmp_path: Path) -> None
         retrain(tiny(table, tmp_path / "other", "retrain.epochs=0", f"genotype='{KNOWN}'"))
 
 
-def make_search(folder: Path, table: Path) -> Search:
-    config = tiny(table, folder)
+def make_search(folder: Path, table: Path, *overrides: str) -> Search:
+    config = tiny(table, folder, *overrides)
     task = build_task(config)
     return build_search(config, task, build_space(config, task), services(folder))
 
@@ -521,3 +521,17 @@ def test_the_tool_keeps_finished_rows_and_writes_between_its_marks(table: Path, 
     assert again.returncode == 0 and (out / "rows.jsonl").stat().st_mtime_ns == kept
     assert page.read_text() == "what people wrote\n\n" + text + "\nand more\n"
     assert "of other settings" in run("--seeds", "0", "--overrides", "task=digits").stderr
+
+
+@pytest.mark.parametrize("update", ["first_order", "unrolled"])
+def test_a_draw_that_is_none_everywhere_has_no_gradient_and_is_no_error(update: str, tmp_path: Path) -> None:
+    search = make_search(tmp_path, Path(), "method=gdas", f"update={update}")
+    alpha = search.parts.mixer.alphas["cell"]
+    with torch.no_grad():
+        alpha[..., 0] = 1e3
+    first, last = search.weights[0].detach().clone(), search.weights[-1].detach().clone()
+    search.train_step()
+    search.finite.check("of a test")
+    assert torch.isfinite(alpha).all()
+    assert torch.equal(search.weights[0], first), "nothing of the image arrives"
+    assert not torch.equal(search.weights[-1], last), "the classifier still learns how often there is which class"

@@ -31,6 +31,8 @@ def gradient_of_p(ctx: StepContext, phase: Phase, leaf: Mixing) -> tuple[Tensor,
     """Loss of a phase at p = ``leaf``, and its gradient with respect to p; no gradient of the weights is computed."""
     with quiet(ctx.net, ctx.weights):
         loss = ctx.run(phase, leaf).loss
+        if not loss.requires_grad:  # a sampled p that leads nothing on: every edge into the output drew ``none``
+            return loss, [torch.zeros_like(t) for t in leaf.tensors()]
         grads = torch.autograd.grad(loss, leaf.tensors(), allow_unused=True, materialize_grads=True)
     return loss.detach(), list(grads)
 
