@@ -53,7 +53,8 @@ def test_what_only_looks_like_an_address_is_told() -> None:
 
 
 def test_tests_belong_to_the_functions_that_they_name(tmp_path: Path) -> None:
-    (tmp_path / "supernet").mkdir()
+    (tmp_path / "supernet" / "schema").mkdir(parents=True)
+    (tmp_path / "supernet" / "schema" / "parts.py").write_text('register("update", "p_one", P, "supernet.part:Part")\n')
     (tmp_path / "tests").mkdir()
     (tmp_path / "supernet" / "part.py").write_text(
         'class Part:\n    """P (arXiv:1234.56789), eq. 1."""\n'
@@ -67,11 +68,13 @@ def test_tests_belong_to_the_functions_that_they_name(tmp_path: Path) -> None:
         "def test_helper():\n    helper()\n"
         "def test_module():\n    part.alone()\n"
         "def test_other():\n    Part, alone = 1, 2\n"
+        "def test_choice():\n    compose('update=p_one', 'update=p_one_more')\n"
+        "def test_no_choice():\n    compose('update=p_one_more')\n"
     )
     cited, wrong = equations.collect(tmp_path)
     assert not wrong
     assert {s.name: [t.partition("::")[2] for t in s.tests] for s in cited} == {
-        "Part": ["test_table", "test_helper"],
+        "Part": ["test_table", "test_helper", "test_choice"],
         "Part.mean": ["test_helper"],
         "alone": ["test_module"],
     }

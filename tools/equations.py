@@ -8,8 +8,9 @@ arXiv id; likewise ``section 2.4``, ``algorithm 1``, ``appendix A.1``, ``table 2
 "to": ``eq. 7, eq. 8 and 9``, ``eq. 5 to 8``. A paper that is a docstring's whole subject may stand without one.
 
 A test belongs to a symbol where its function, or a helper, fixture or table of the same file that it uses, names what
-was imported from the symbol's module. Everything is read as text: nothing of the project is imported. Options
-(``supernet/schema/``) are left out, since they say what a part does that has the address.
+was imported from the symbol's module, or names a registered part as the configuration does (``update=unrolled``).
+Everything is read as text: nothing of the project is imported. Options (``supernet/schema/``) are left out, since they
+say what a part does that has the address.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Symbol:
     line: int
     docstring: str
     tests: list[str] = field(default_factory=list)
+    parts: list[tuple[str, str]] = field(default_factory=list)  # (group, name) of the registry that it builds
 
     @property
     def addresses(self) -> list[Address]:
@@ -134,22 +136,50 @@ def _symbols(node: ast.Module | ast.ClassDef | Function, file: str, module: str,
 
 @dataclass(frozen=True)
 class Test:
-    """A test function, and the dotted names from ``supernet`` that it uses, attributes by themselves included."""
+    """A test function with what it writes: dotted names from ``supernet``, attributes by themselves, and texts."""
 
     name: str
     names: frozenset[str]
+    texts: frozenset[str]
 
     def covers(self, symbol: Symbol) -> bool:
         """Whether it names the symbol: imported from its module or from a package above that passes it on."""
         owner, _, method = symbol.name.partition(".")
         if not owner:
             return False
+        if any(self.chooses(group, name) for group, name in symbol.parts):
+            return True
         module = symbol.module
         while module:
             if f"{module}.{owner}" in self.names:
                 return not method or method.startswith("__") or method == "forward" or f".{method}" in self.names
             module = module.rpartition(".")[0]
         return False
+
+    def chooses(self, group: str, name: str) -> bool:
+        """Whether it writes ``group=name`` or ``group=[other,name]``, or both halves of f"{group}={name}"."""
+        choice = re.compile(rf"{group}=\[?(?:\w+,)*{name}\b")
+        halves = name in self.texts and any(text.endswith((f"{group}=", f"{group}=[")) for text in self.texts)
+        return halves or any(choice.search(text) for text in self.texts)
+
+
+def registered(root: Path) -> dict[str, list[tuple[str, str]]]:
+    """Target -> (group, name), of every ``register(group, name, config, target)`` in the schema."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for path in sorted((root / "supernet" / "schema").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Name(id="register"),
+                    args=[
+                        ast.Constant(value=str(group)),
+                        ast.Constant(value=str(name)),
+                        _,
+                        ast.Constant(value=str(to)),
+                    ],
+                ):
+                    found.setdefault(to, []).append((group, name))
+    return found
 
 
 def tests(root: Path) -> Iterator[Test]:
@@ -160,7 +190,8 @@ def tests(root: Path) -> Iterator[Test]:
         parts = {name: node for node in tree.body for name in _defines(node)}
         for name, node in parts.items():
             if name.startswith("test") and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                yield Test(f"{path.name}::{name}", frozenset(_names(name, parts, imported)))
+                names, texts = _names(name, parts, imported)
+                yield Test(f"{path.name}::{name}", frozenset(names), frozenset(texts))
 
 
 def _imports(tree: ast.Module) -> dict[str, str]:
@@ -186,9 +217,10 @@ def _defines(node: ast.stmt) -> list[str]:
     return []
 
 
-def _names(start: str, parts: dict[str, ast.stmt], imported: dict[str, str]) -> set[str]:
-    """What a top-level name uses, through the other top-level names of its file."""
+def _names(start: str, parts: dict[str, ast.stmt], imported: dict[str, str]) -> tuple[set[str], set[str]]:
+    """What a top-level name uses, through the other top-level names of its file: dotted names, and texts."""
     found: set[str] = set()
+    texts: set[str] = set()
     seen, todo = {start}, [start]
     while todo:
         for node in ast.walk(parts[todo.pop()]):
@@ -198,10 +230,12 @@ def _names(start: str, parts: dict[str, ast.stmt], imported: dict[str, str]) -> 
                 todo.append(local)
             if local in imported:
                 found.add(imported[local])
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.add(node.value)
             if isinstance(node, ast.Attribute):
                 found.add(f".{node.attr}")
                 found.add(_dotted(node, imported))
-    return found
+    return found, texts
 
 
 def _dotted(node: ast.expr, imported: dict[str, str]) -> str:
@@ -213,9 +247,10 @@ def _dotted(node: ast.expr, imported: dict[str, str]) -> str:
 def collect(root: Path) -> tuple[list[Symbol], list[str]]:
     """The symbols with addresses, with their tests, and what is wrong with docstrings that have none but should."""
     cited, wrong = [], []
-    every = list(tests(root))
+    every, parts = list(tests(root)), registered(root)
     for symbol in symbols(root):
         if symbol.addresses:
+            symbol.parts = parts.get(f"{symbol.module}:{symbol.name}", [])
             symbol.tests = [test.name for test in every if test.covers(symbol)]
             cited.append(symbol)
         if (text := deviation(symbol.docstring)) is not None:
@@ -237,7 +272,7 @@ def render(cited: list[Symbol], *, lines: bool = False) -> str:
     parts = [
         "# Where each equation lives",
         "Made by `python tools/equations.py` from the docstrings of `supernet/`; do not edit. A test belongs to a "
-        "function that it names. A docstring gives the formula, and says where the published code differs.",
+        "function, or a part, that it names. A docstring gives the formula, and says where the published code differs.",
     ]
     without: list[str] = []
     for source in sorted(papers):
