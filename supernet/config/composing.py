@@ -91,7 +91,10 @@ def apply_limit(config: Config) -> Config:
         bounds = {name: getattr(limit, name) for name in names}
         return dataclasses.replace(part, **{k: min(getattr(part, k), v) for k, v in bounds.items() if v is not None})
 
-    return dataclasses.replace(config, search=cut(config.search), retrain=cut(config.retrain))
+    derive = config.derive
+    if limit.queries is not None and hasattr(derive, "queries"):
+        derive = dataclasses.replace(derive, queries=min(derive.queries, limit.queries))
+    return dataclasses.replace(config, search=cut(config.search), retrain=cut(config.retrain), derive=derive)
 
 
 def options() -> dict[str, list[str]]:

@@ -18,6 +18,7 @@ from supernet.schema import (  # noqa: F401 (they register)
     modifiers,
     relaxations,
     spaces,
+    strategies,
     tasks,
     updates,
 )
@@ -78,6 +79,7 @@ class LimitConfig:
 
     epochs: int | None = ranged(None, ge=1)
     steps: int | None = ranged(None, ge=1)  # of an epoch
+    queries: int | None = ranged(None, ge=1)  # of a derivation that judges subgraphs
     images: int | None = ranged(None, ge=1)  # of a split
     batch: int | None = ranged(None, ge=2)
     channels: int | None = ranged(None, ge=1)

@@ -1,0 +1,101 @@
+"""Derivations that judge subgraphs of the trained supernet one after another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from supernet.decisions import Decisions, Values
+from supernet.derive.top2 import top2
+from supernet.interfaces import Derivation, SearchSpace, State
+from supernet.loop import DerivationJob
+from supernet.reward import Reward
+from supernet.schema.strategies import QueriesConfig
+from supernet.search import Search
+from supernet.spaces.genotype import Genotype
+from supernet.strategies import build_strategy
+from supernet.types import Mixing
+
+ROUNDS = 20
+"""A search over subgraphs is checkpointed, and shown, this many times."""
+
+
+class Subgraphs(Derivation):
+    """A strategy asks for subgraphs, the supernet's weights judge them (:class:`.reward.Reward`), the best one wins.
+
+    After an epoch of the search, the genotype of p is shown.
+    """
+
+    def __init__(self, config: Any, *, seed: int = 0) -> None:
+        self.config, self.seed = config, seed
+
+    def derive(self, p: Mixing, space: SearchSpace) -> Genotype:
+        return top2(p, space)
+
+    def job(self, search: Search) -> DerivationJob:
+        return SubgraphsJob(search, self.config, seed=self.seed)
+
+
+class SubgraphsJob(DerivationJob):
+    """Asks a strategy until ``queries`` subgraphs are judged; a subgraph that was judged before costs nothing."""
+
+    def __init__(self, search: Search, config: QueriesConfig, *, seed: int) -> None:
+        super().__init__(search.services)
+        self.search, self.config = search, config
+        self.weights, self.finite = search.weights, search.finite
+        self.decisions = Decisions(search.parts.space)
+        self.strategy = build_strategy(config, self.decisions, seed)
+        self.reward = Reward(search, config, self.decisions)
+        self.judged: dict[Values, dict[str, float]] = {}
+        self.asked = 0
+        self.epochs = min(ROUNDS, config.queries)
+        self.steps_per_epoch = 1
+        self.valid: dict[str, float] = {}
+
+    def begin_epoch(self) -> None:
+        pass
+
+    def train_step(self) -> None:
+        """The queries of one round; interrupted, it goes on where it stood."""
+        end = self.config.queries * (self.epoch + 1) // self.epochs
+        while self.asked < end:
+            self.services.interrupt.check()
+            values = self.strategy.ask()
+            for each in values:
+                if each not in self.judged:
+                    self.judged[each] = self.reward(each)
+            self.strategy.tell(values, [self.reward.objectives(self.judged[v]) for v in values])
+            self.asked += len(values)
+
+    @property
+    def best(self) -> Values:
+        """The subgraph with the largest reward; of equals the first."""
+        return max(self.judged, key=lambda v: self.judged[v]["reward"])
+
+    def end_epoch(self, means: dict[str, float]) -> None:
+        best = self.judged[self.best]
+        self.valid = {name: best[name] for name in ("accuracy", "loss")}
+        values = {f"best_{name}": value for name, value in best.items()}
+        values |= {f"valid_{name}": value for name, value in self.valid.items()}
+        values |= {"asked": float(self.asked), "judged": float(len(self.judged)), **self.strategy.figures()}
+        self.services.recorder.scalars("derive", values, step=self.asked, epoch=self.epoch)
+        self.services.progress.epoch("derive", self.epoch + 1, self.epochs, values)
+
+    def genotype(self) -> Genotype:
+        return self.decisions.genotype(self.best)
+
+    def state_dict(self) -> State:
+        return {
+            "search": self.search.state_dict(),
+            "strategy": self.strategy.state_dict(),
+            "judged": [[list(values), figures] for values, figures in self.judged.items()],
+            "reward": self.reward.state_dict(),
+            "asked": self.asked,
+            "valid": self.valid,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        self.search.load_state_dict(state["search"])
+        self.strategy.load_state_dict(state["strategy"])
+        self.judged = {tuple(values): figures for values, figures in state["judged"]}
+        self.reward.load_state_dict(state["reward"])
+        self.asked, self.valid = state["asked"], state["valid"]

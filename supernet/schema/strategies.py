@@ -1,0 +1,111 @@
+"""Strategies: how the next subgraph is chosen from the rewards of those before, and derivations that use one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from supernet.registry import register
+from supernet.schema.fields import choice, ranged
+
+
+@dataclass
+class QueriesConfig:
+    """How many subgraphs of the trained supernet are judged, and by what: accuracy * a1 + loss * a2 on validation data,
+    times (cost / target) ** exponent where a cost is named (MnasNet, arXiv:1807.11626, eq. 2)."""
+
+    queries: int = ranged(500, ge=1)
+    accuracy: float = 1.0  # a1
+    loss: float = 0.0  # a2; negative makes a small loss good
+    cost: str = choice("none", "none", "flops", "params", "latency")
+    target: float | None = ranged(None, gt=0)  # in multiply-adds, weights or milliseconds; null: of a uniform p
+    exponent: float = ranged(-0.07, le=0)
+
+
+@dataclass
+class RandomSearchConfig(QueriesConfig):
+    """Uniform subgraphs (RSPS, arXiv:1902.07638)."""
+
+    name: str = "random_search"
+
+
+@dataclass
+class EvolutionConfig(QueriesConfig):
+    """Regularised evolution (arXiv:1802.01548)."""
+
+    name: str = "evolution"
+    population: int = ranged(50, ge=2)
+    sample: int = ranged(10, ge=1)  # of the population, drawn to choose a parent from
+    mutation: float = ranged(0.1, ge=0, le=1)  # probability of every variable; at least one is redrawn
+    crossover: float = ranged(0.0, ge=0, le=1)  # probability of a second parent; the paper has none
+
+
+@dataclass
+class LocalSearchConfig(QueriesConfig):
+    """Local search with restarts (arXiv:2005.02960)."""
+
+    name: str = "local_search"
+
+
+@dataclass
+class ReinforceConfig(QueriesConfig):
+    """ENAS's LSTM controller (arXiv:1802.03268), trained by REINFORCE. The constants of its published micro search hold
+    an operation's probability below .4, which suits the training of shared weights; these let the policy decide."""
+
+    name: str = "reinforce"
+    batch: int = ranged(10, ge=1)  # subgraphs whose gradients make one step
+    hidden: int = ranged(64, ge=1)
+    lr: float = ranged(0.01, gt=0)
+    temperature: float = ranged(5.0, gt=0)
+    tanh_constant: float = ranged(2.5, gt=0)
+    op_tanh_reduce: float = ranged(1.0, gt=0)
+    entropy_weight: float = ranged(1e-4, ge=0)
+    baseline_decay: float = ranged(0.95, ge=0, lt=1)
+
+
+@dataclass
+class PpoConfig(ReinforceConfig):
+    """The same controller, trained by proximal policy optimisation (arXiv:1707.06347)."""
+
+    name: str = "ppo"
+    clip: float = ranged(0.2, gt=0, lt=1)
+    passes: int = ranged(4, ge=1)  # over each batch
+
+
+@dataclass
+class QLearningConfig(QueriesConfig):
+    """MetaQNN (arXiv:1611.02167)."""
+
+    name: str = "q_learning"
+    lr: float = ranged(0.1, gt=0, le=1)  # published .01, for thousands of replayed updates more
+    replay: int = ranged(128, ge=1)  # updates from the replay after each subgraph
+    initial: float = 0.5  # Q of what was never tried
+
+
+@dataclass
+class BayesianConfig(QueriesConfig):
+    """Bayesian optimisation by Optuna: the tree-structured Parzen estimator, or a Gaussian process."""
+
+    name: str = "bayesian"
+    sampler: str = choice("tpe", "tpe", "gp")
+    startup: int = ranged(20, ge=1)  # random subgraphs before the model is asked
+
+
+@dataclass
+class Nsga2Config(QueriesConfig):
+    """NSGA-II by Optuna; with a cost, reward and cost are two objectives, and a Pareto front is found."""
+
+    name: str = "nsga2"
+    population: int = ranged(50, ge=2)
+
+
+for _config in (
+    RandomSearchConfig,
+    EvolutionConfig,
+    LocalSearchConfig,
+    ReinforceConfig,
+    PpoConfig,
+    QLearningConfig,
+    BayesianConfig,
+    Nsga2Config,
+):
+    register("derive", _config.name, _config, "supernet.derive.subgraphs:Subgraphs")

@@ -1,0 +1,77 @@
+"""Bayesian optimisation and NSGA-II by Optuna (an extra: ``pip install supernet[optuna]``)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from supernet.decisions import Decisions, Values
+from supernet.errors import UserError
+from supernet.interfaces import State, Strategy
+from supernet.runtime.random import key
+from supernet.schema.strategies import BayesianConfig, Nsga2Config
+
+
+class OptunaStrategy(Strategy):
+    """One of Optuna's samplers over the variables, which are categorical to it.
+
+    All that a sampler knows is the history of trials, which is this part's state; its noise is keyed by the trial's
+    number, so that a search that was resumed asks what it would have asked.
+    """
+
+    def __init__(self, config: BayesianConfig | Nsga2Config, *, decisions: Decisions, seed: int) -> None:
+        try:
+            import optuna
+        except ModuleNotFoundError as error:
+            raise UserError(f"derive={config.name} needs the package optuna: pip install 'supernet[optuna]'") from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self.optuna, self.config, self.decisions, self.seed = optuna, config, decisions, seed
+        self.objectives = 2 if isinstance(config, Nsga2Config) and config.cost != "none" else 1
+        names = [v.name for v in decisions.variables]
+        sizes = [v.size for v in decisions.variables]
+        self.distributions: dict[str, optuna.distributions.BaseDistribution] = {
+            name: optuna.distributions.CategoricalDistribution(tuple(range(size)))
+            for name, size in zip(names, sizes, strict=True)
+        }
+        self.study = self._study()
+        self.open: dict[Values, list[Any]] = {}
+
+    def _study(self) -> Any:
+        return self.optuna.create_study(directions=["maximize"] * self.objectives)
+
+    def _sampler(self, number: int) -> Any:
+        samplers, config = self.optuna.samplers, self.config
+        seed = key(self.seed, "optuna", number) % 2**32
+        if isinstance(config, Nsga2Config):
+            return samplers.NSGAIISampler(seed=seed, population_size=config.population)
+        if config.sampler == "tpe":
+            return samplers.TPESampler(seed=seed, n_startup_trials=config.startup, multivariate=True)
+        return samplers.GPSampler(seed=seed, n_startup_trials=config.startup)
+
+    def ask(self) -> list[Values]:
+        self.study.sampler = self._sampler(len(self.study.trials))
+        trial = self.study.ask(self.distributions)
+        values = tuple(trial.params[name] for name in self.distributions)
+        self.open.setdefault(values, []).append(trial)
+        return [values]
+
+    def tell(self, asked: Sequence[Values], rewards: Sequence[tuple[float, ...]]) -> None:
+        for values, reward in zip(asked, rewards, strict=True):
+            self.study.tell(self.open[values].pop(), list(reward[: self.objectives]))
+
+    def state_dict(self) -> State:
+        trials = self.study.get_trials(deepcopy=False)
+        assert all(t.state.is_finished() for t in trials), "between asking and telling there is no state to save"
+        return {
+            "trials": [
+                {"params": dict(t.params), "values": list(t.values), "system_attrs": dict(t.system_attrs)}
+                for t in trials
+            ]
+        }
+
+    def load_state_dict(self, state: State, /) -> None:
+        self.study = self._study()
+        for trial in state["trials"]:
+            self.study.add_trial(self.optuna.trial.create_trial(distributions=self.distributions, **trial))

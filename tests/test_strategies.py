@@ -1,0 +1,173 @@
+"""Strategies against closed forms on a bandit and a small tree, and the variables that they choose."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import Any, cast
+
+import pytest
+import torch
+
+from supernet.decisions import Decisions, Values
+from supernet.interfaces import SearchSpace, Strategy
+from supernet.registry import PARTS
+from supernet.runtime.random import generator
+from supernet.schema.strategies import PpoConfig, QLearningConfig, ReinforceConfig
+from supernet.spaces.darts import DartsSpace
+from supernet.strategies import STRATEGIES, build_strategy
+from supernet.strategies.q_learning import epsilon_after, update
+from supernet.strategies.reinforce import Baseline, Ppo, Reinforce, clipped
+from supernet.types import Group
+
+
+class Tree:
+    """Three decisions of three options each, and a reward whose optimum is known: 2, 0, 1."""
+
+    OPTIMUM = (2, 0, 1)
+    groups = (Group("cell", ("a", "b", "c"), (0, 0, 1), (1, 2, 2), 1, ((True,) * 3,) * 3),)
+
+    def reward(self, values: Values) -> float:
+        return sum(v == best for v, best in zip(values, self.OPTIMUM, strict=True)) / 3
+
+
+TREE = Decisions(cast(SearchSpace, Tree()))
+
+
+def make(name: str, seed: int = 0, **settings: Any) -> Strategy:
+    return build_strategy(PARTS["derive", name].config(**settings), TREE, seed)
+
+
+def run(strategy: Strategy, queries: int) -> list[Values]:
+    asked: list[Values] = []
+    while len(asked) < queries:
+        now = strategy.ask()
+        strategy.tell(now, [(Tree().reward(v),) for v in now])
+        asked += now
+    return asked
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_asks_for_architectures_and_finds_the_optimum_of_a_tree(name: str) -> None:
+    asked = run(make(name), 120)
+    assert all(0 <= v < 3 for values in asked for v in values)
+    assert Tree.OPTIMUM in asked
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_goes_on_from_its_state_as_if_nothing_had_happened(name: str) -> None:
+    whole = run(make(name), 40)
+    first = make(name)
+    done = run(first, 20)
+    second = make(name)
+    second.load_state_dict(first.state_dict())
+    assert done + run(second, 40 - len(done)) == whole
+    assert run(make(name, seed=1), 40) != whole
+
+
+def test_the_frequencies_of_the_policy_are_its_probabilities() -> None:
+    policy = Reinforce(ReinforceConfig(tanh_constant=2.0), decisions=TREE, seed=3).controller.policy
+    everything = torch.tensor(list(itertools.product(range(3), repeat=3)))
+    with torch.no_grad():
+        p = policy.evaluate(everything).log_prob_B.exp()
+        drawn = Counter(map(tuple, policy.sample(20000, generator(0, "test")).values_BV.tolist()))
+        entropy = policy.sample(20000, generator(1, "test")).entropy_B.mean()
+    assert float(p.sum()) == pytest.approx(1, abs=1e-5)
+    seen = torch.tensor([drawn[tuple(row)] / 20000 for row in everything.tolist()])
+    assert torch.allclose(seen, p, atol=4 * float((p * (1 - p) / 20000).sqrt().max()))
+    assert float(entropy) == pytest.approx(float(-(p * p.log()).sum()), abs=0.02)
+
+
+def test_the_gradient_of_reinforce_is_the_gradient_of_the_expected_reward() -> None:
+    """Over all architectures, weighted by their probability, (R - b) grad log pi sums to grad E[R], whatever b is."""
+    policy = Reinforce(ReinforceConfig(), decisions=TREE, seed=0).controller.policy
+    everything = list(itertools.product(range(3), repeat=3))
+    rewards = torch.tensor([Tree().reward(v) for v in everything])
+    log_prob = policy.evaluate(torch.tensor(everything)).log_prob_B
+    exact = torch.autograd.grad((log_prob.exp() * rewards).sum(), policy.start, retain_graph=True)[0]
+    weights = log_prob.detach().exp() * (rewards - 0.3)
+    estimated = torch.autograd.grad((weights * log_prob).sum(), policy.start)[0]
+    assert torch.allclose(estimated, exact, atol=1e-6)
+
+
+def test_the_baseline_is_the_moving_average_and_is_updated_before_it_is_used() -> None:
+    baseline = Baseline(0.9)
+    assert baseline.advantages([1.0, 0.0]).tolist() == pytest.approx([0.0, 0.0 - 0.9])
+    assert baseline.value == pytest.approx(0.9)
+
+
+def test_ppo_clips_the_ratio_on_the_side_that_would_gain() -> None:
+    ratio = torch.tensor([1.5, 0.5, 1.5, 0.5])
+    advantage = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    found = clipped(ratio.log(), torch.zeros(4), advantage, 0.2)
+    assert found.tolist() == pytest.approx([1.2, 0.5, -1.5, -0.8])
+
+
+def test_the_first_pass_of_ppo_has_the_gradient_of_reinforce() -> None:
+    steps = []
+    for kind in (
+        Reinforce(ReinforceConfig(), decisions=TREE, seed=0),
+        Ppo(PpoConfig(passes=1), decisions=TREE, seed=0),
+    ):
+        asked = kind.ask()
+        kind.tell(asked, [(Tree().reward(v),) for v in asked])
+        steps.append(kind.controller.policy.start.grad)
+    assert steps[0] is not None
+    assert torch.allclose(steps[0], steps[1], atol=1e-7)
+
+
+def test_q_learning_reaches_the_values_of_the_tree() -> None:
+    """With rewards of 1/3 for each right choice, Q of the first right choice is 1, of a wrong one 2/3."""
+    table = [[[0.0] * 3], [[0.0] * 3 for _ in range(3)], [[0.0] * 3 for _ in range(3)]]
+    paths = list(itertools.product(range(3), repeat=3))
+
+    def reward(values: Values) -> float:  # Markov in the last choice: the last counts only after a right one before
+        return float(values[2] == 1 and values[1] == 0)
+
+    for _ in range(300):
+        for path in paths:
+            update(table, path, reward(path), 0.2)
+    assert table[2][0] == pytest.approx([0, 1, 0], abs=1e-6)
+    assert table[2][1] == pytest.approx([0, 0, 0], abs=1e-6)
+    assert table[1][2] == pytest.approx([1, 0, 0], abs=1e-6)
+    assert table[0][0] == pytest.approx([1, 1, 1], abs=1e-6)
+
+
+def test_epsilon_falls_as_published() -> None:
+    expected = {0: 1.0, 1499: 1.0, 1500: 0.9, 1799: 0.7, 1800: 0.6, 1949: 0.6, 1950: 0.5, 2699: 0.1, 5000: 0.1}
+    assert {n: round(epsilon_after(n / 2700), 6) for n in expected} == expected
+    strategy = make("q_learning", queries=27)
+    run(strategy, 16)
+    assert strategy.figures()["epsilon"] == pytest.approx(0.8), "1,600 of 2,700"
+    assert QLearningConfig().queries == 500
+
+
+def test_values_are_architectures_of_the_space_and_equal_ones_are_equal() -> None:
+    space = DartsSpace(3, 10, nodes=2)
+    decisions = Decisions(space)
+    assert [v.size for v in decisions.variables[:8]] == [2, 7, 1, 7, 3, 7, 2, 7]
+    draw = generator(0, "test")
+    for _ in range(20):
+        values = decisions.random(draw)
+        genotype, p = decisions.genotype(values), decisions.mixing(values, torch.device("cpu"))
+        for group in space.groups:
+            edges = genotype.cells[group.name].edges
+            assert (
+                len(edges)
+                == 4
+                == len({(node, s) for node, n in enumerate(genotype.cells[group.name].nodes) for _, s in n})
+            )
+            assert p[group.name].op_LNK.sum() == 4
+            assert sum(map(sum, p[group.name].mask_NK)) == 4
+    one = (0, 1, 0, 2, *decisions.random(draw)[4:])
+    same = (1, 2, 0, 1, *one[4:])  # the second edge first
+    assert decisions.genotype(one) == decisions.genotype(same)
+
+
+def test_neighbours_and_mutants_are_near() -> None:
+    near = TREE.neighbours((0, 0, 0))
+    assert len(near) == 6 == len(set(near))
+    assert all(sum(a != 0 for a in v) == 1 for v in near)
+    draw = generator(0, "test")
+    changed = [sum(a != 0 for a in TREE.mutate((0, 0, 0), draw, 0.0)) for _ in range(300)]
+    assert set(changed) == {0, 1}  # one is redrawn, perhaps to what it was
