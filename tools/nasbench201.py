@@ -71,8 +71,9 @@ def search(method: str, seed: int, settings: list[str], places: list[str], out: 
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(supernet.__file__).parent.parent)}
     with (out / f"{method}-{seed}.log").open("a") as log:
         command = [sys.executable, "-m", "supernet.train", *overrides]
-        if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode != 0:
-            raise RuntimeError(f"{method}, seed {seed} failed: see {log.name}")
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+        if code != 0:
+            raise RuntimeError(f"{method}, seed {seed} ended with exit code {code}: see {log.name}")
     report = json.loads((run_dir / "report.json").read_text())
     names = ("versions", "platform", "cpu", "instructions", "threads")
     parts = [report["search"], report.get("derivation") or {}]
