@@ -57,7 +57,8 @@ def test_written_is_read_back(genotype: Genotype) -> None:
     assert Genotype.from_json(genotype.to_json()) == genotype
     assert parse_genotype(json.dumps(genotype.to_json())) == {"genotype": genotype}
     assert parse_genotype(str(genotype)) == {"genotype": genotype}
-    assert parse_genotype(f"X = {genotype}\nY: object = X") == {"X": genotype, "Y": genotype}
+    if str(genotype).startswith("Genotype("):  # and no arch string, which is no Python
+        assert parse_genotype(f"X = {genotype}\nY: object = X") == {"X": genotype, "Y": genotype}
 
 
 def test_darts_is_written_as_the_community_writes_it() -> None:
