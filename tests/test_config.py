@@ -110,7 +110,7 @@ def own(tmp_path: Path) -> Path:
 MISTAKES = [
     # what is on the command line, what the sentence must say
     ("metod=gdas", "'metod' is not a key", "did you mean 'method'?"),
-    ("method=dart", "method=dart", "did you mean 'darts'?", "darts, darts_2nd, darts_single_level"),
+    ("method=dart", "method=dart", "did you mean 'darts'?", "darts, darts_2nd"),
     ("method=[darts]", "must be method=NAME"),
     ("update=null", "must be update=NAME"),
     ("update={a:1}", "'update.a' is not a key"),
@@ -172,7 +172,7 @@ MISTAKES = [
     ("seed=${oc.env:NO_SUCH_VARIABLE}", "seed", "NO_SUCH_VARIABLE"),
     ("search.epochs=${name}", "search.epochs", "'run'"),
     ("modifier=noise", "'modifier=[NAME,NAME]'"),
-    ("modifier=[nois]", "no modifier of that name is registered"),
+    ("modifier=[nois]", "modifier has no option 'nois'"),
     ("modifier.noise.scale=1", "this modifier is not chosen", "'modifier=[NAME]'"),
     ("+modifier.x=1", "this modifier is not chosen"),
     ("plugins=[no_such_module.parts]", "plugins: cannot import 'no_such_module.parts'"),

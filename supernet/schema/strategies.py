@@ -33,7 +33,7 @@ class EvolutionConfig(QueriesConfig):
     """Regularised evolution (arXiv:1802.01548)."""
 
     name: str = "evolution"
-    population: int = ranged(50, ge=2)
+    population: int = ranged(50, ge=2)  # at most a quarter of the queries
     sample: int = ranged(10, ge=1)  # of the population, drawn to choose a parent from
     mutation: float = ranged(0.1, ge=0, le=1)  # probability of every variable; at least one is redrawn
     crossover: float = ranged(0.0, ge=0, le=1)  # probability of a second parent; the paper has none

@@ -40,12 +40,14 @@ class Evolution(Strategy):
 
     def __init__(self, config: EvolutionConfig, *, decisions: Decisions, seed: int) -> None:
         self.config, self.decisions, self.seed = config, decisions, seed
+        # A budget that ends before there is a full population would be spent on random architectures alone.
+        self.size = min(config.population, max(2, config.queries // 4))
         self.population: list[tuple[Values, float]] = []
         self.count = 0
 
     def ask(self) -> list[Values]:
         draw = generator(self.seed, "evolution", self.count)
-        if self.count < self.config.population:
+        if self.count < self.size:
             return [self.decisions.random(draw)]
         child = self._parent(draw)
         if float(torch.rand((), generator=draw)) < self.config.crossover:
@@ -60,7 +62,7 @@ class Evolution(Strategy):
 
     def tell(self, asked: Sequence[Values], rewards: Sequence[tuple[float, ...]]) -> None:
         self.population += [(values, reward[0]) for values, reward in zip(asked, rewards, strict=True)]
-        self.population = self.population[-self.config.population :]
+        self.population = self.population[-self.size :]
         self.count += len(asked)
 
     def state_dict(self) -> State:
