@@ -14,6 +14,7 @@ import torch
 from helpers import services, tiny_config
 
 from supernet.build import build_search, build_space
+from supernet.config import apply_limit
 from supernet.config.check import check_together
 from supernet.data.images import ImageData, Images
 from supernet.errors import UserError
@@ -85,7 +86,7 @@ def together(modifiers: Iterable[str], *overrides: str, **parts: str) -> Config:
         )
         try:
             check_together(tried)
-            return tried
+            return apply_limit(tried)
         except UserError as error:
             refusal = refusal or error
     assert refusal is not None
