@@ -151,7 +151,7 @@ def run(config: Config, folder: Path, task: ImageClassification, *, stop_after: 
     surroundings.job(search)
     derivation = search.parts.derivation.job(search)
     if derivation is not None:
-        _interrupt(derivation, stop_after and 1)
+        _interrupt(derivation, min(stop_after, derivation.epochs * derivation.steps_per_epoch - 1))
         surroundings.job(derivation)
     outcome.genotype = search.derived()[1] if derivation is None else derivation.genotype()
     outcome.state = frozen({"search": search.state_dict(), "derive": derivation and derivation.state_dict()})
@@ -202,7 +202,7 @@ def _interrupt(job: Job, after: int) -> None:
         if job.step + 1 == after:  # the loop counts the step when it is done
             job.services.interrupt.requested = signal.SIGTERM
 
-    if after:
+    if after > 0:
         job.train_step = train_step  # type: ignore[method-assign]
 
 
