@@ -30,6 +30,11 @@ class Reward:
         self.groups = {group.name: group for group in search.parts.space.groups}
         self.into = {name: edges_into(group, self.device) for name, group in self.groups.items()}
         self.tables: dict[str, torch.Tensor] | None = None
+        self.target = config.target
+        if config.cost == "none" and config.target is not None:
+            raise UserError(
+                f"derive.target={config.target:g} needs a cost: choose derive.cost, or leave the target out"
+            )
         if config.cost != "none" and config.accuracy < 0:
             raise UserError(
                 "derive.accuracy is negative: a product with a cost needs a reward that is positive when good"
@@ -42,11 +47,11 @@ class Reward:
         figures["reward"] = self.config.accuracy * figures["accuracy"] + self.config.loss * figures["loss"]
         if self.config.cost != "none":
             cost = float(expected_cost(p, self._tables(), self.into))
-            target = self.config.target or float(
-                expected_cost(uniform(self.groups, self.device), self._tables(), self.into)
-            )
+            if self.target is None:
+                even = uniform(self.groups, self.device)
+                self.target = float(expected_cost(even, self._tables(), self.into))
             figures["cost"] = cost
-            figures["reward"] *= (max(cost, 1e-9 * target) / target) ** self.config.exponent
+            figures["reward"] *= (max(cost / self.target, 1e-9)) ** self.config.exponent
         return figures
 
     def objectives(self, figures: dict[str, float]) -> tuple[float, ...]:

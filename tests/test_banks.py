@@ -208,10 +208,14 @@ def test_operations_of_nasbench_201(active: tuple[int, ...] | None) -> None:
 @pytest.mark.parametrize("scale", ["normal", "mean", "correlated"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_float32_is_as_precise_as_the_plain_modules(stride: int, scale: str) -> None:
-    """The median over draws: rounding now and then turns a ReLU on or off, in one engine as in the other."""
+    """The median over draws: rounding now and then turns a ReLU on or off, in one engine as in the other.
+
+    Where means are 30 times the deviation, what the gradients of kernels at stride 1 sum up cancels, and the library's
+    fast kernel for them has 3.4 times the error of its general one.
+    """
     found = [rounding_errors(seed, stride, scale) for seed in range(5)]
     ours, theirs = (statistics.median(errors) for errors in zip(*found, strict=True))
-    assert ours < 5 * theirs
+    assert ours < (4 if (scale, stride) == ("mean", 1) else 3) * theirs
 
 
 def rounding_errors(seed: int, stride: int, scale: str) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from supernet.schema.strategies import PpoConfig, QLearningConfig, ReinforceConf
 from supernet.spaces.darts import DartsSpace
 from supernet.strategies import STRATEGIES, build_strategy
 from supernet.strategies.q_learning import epsilon_after, update
-from supernet.strategies.reinforce import Baseline, Ppo, Reinforce, clipped
+from supernet.strategies.reinforce import Baseline, PolicyGradient, clipped
 from supernet.types import Group
 
 
@@ -66,7 +66,7 @@ def test_every_strategy_goes_on_from_its_state_as_if_nothing_had_happened(name: 
 
 
 def test_the_frequencies_of_the_policy_are_its_probabilities() -> None:
-    policy = Reinforce(ReinforceConfig(tanh_constant=2.0), decisions=TREE, seed=3).controller.policy
+    policy = PolicyGradient(ReinforceConfig(tanh_constant=2.0), decisions=TREE, seed=3).policy
     everything = torch.tensor(list(itertools.product(range(3), repeat=3)))
     with torch.no_grad():
         p = policy.evaluate(everything).log_prob_B.exp()
@@ -80,7 +80,7 @@ def test_the_frequencies_of_the_policy_are_its_probabilities() -> None:
 
 def test_the_gradient_of_reinforce_is_the_gradient_of_the_expected_reward() -> None:
     """Over all architectures, weighted by their probability, (R - b) grad log pi sums to grad E[R], whatever b is."""
-    policy = Reinforce(ReinforceConfig(), decisions=TREE, seed=0).controller.policy
+    policy = PolicyGradient(ReinforceConfig(), decisions=TREE, seed=0).policy
     everything = list(itertools.product(range(3), repeat=3))
     rewards = torch.tensor([Tree().reward(v) for v in everything])
     log_prob = policy.evaluate(torch.tensor(everything)).log_prob_B
@@ -105,15 +105,36 @@ def test_ppo_clips_the_ratio_on_the_side_that_would_gain() -> None:
 
 def test_the_first_pass_of_ppo_has_the_gradient_of_reinforce() -> None:
     steps = []
-    for kind in (
-        Reinforce(ReinforceConfig(), decisions=TREE, seed=0),
-        Ppo(PpoConfig(passes=1), decisions=TREE, seed=0),
-    ):
-        asked = kind.ask()
-        kind.tell(asked, [(Tree().reward(v),) for v in asked])
-        steps.append(kind.controller.policy.start.grad)
+    for config in (ReinforceConfig(), PpoConfig(passes=1)):
+        strategy = PolicyGradient(config, decisions=TREE, seed=0)
+        asked = strategy.ask()
+        strategy.tell(asked, [(Tree().reward(v),) for v in asked])
+        steps.append(strategy.policy.start.grad)
     assert steps[0] is not None
     assert torch.allclose(steps[0], steps[1], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["evolution", "reinforce", "ppo", "q_learning", "bayesian"])
+def test_what_learns_asks_for_better_ones_at_the_end(name: str) -> None:
+    """A third of the choices of a random architecture is right."""
+    queries = 100 if name == "bayesian" else 400
+    asked = run(make(name, queries=queries), queries)
+    rewards = [Tree().reward(values) for values in asked[-queries // 5 :]]
+    assert sum(rewards) / len(rewards) > 0.55
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_question_that_an_interrupt_left_open_is_asked_again(name: str) -> None:
+    whole = run(make(name), 40)
+    first = make(name)
+    done = run(first, 20)
+    open_question = first.ask()
+    second = make(name)
+    second.load_state_dict(first.state_dict())
+    assert second.ask() == open_question
+    third = make(name)
+    third.load_state_dict(first.state_dict())
+    assert done + run(third, 40 - len(done)) == whole
 
 
 def test_q_learning_reaches_the_values_of_the_tree() -> None:

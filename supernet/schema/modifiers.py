@@ -327,6 +327,12 @@ register(
 )
 
 
+SUBGRAPH_DERIVATIONS = (
+    "random_search", "evolution", "local_search", "reinforce", "ppo", "q_learning", "bayesian", "nsga2"
+)  # fmt: skip
+"""Derivations that judge subgraphs by the supernet's weights (``supernet.schema.strategies``)."""
+
+
 @dataclass
 class UniformPathsConfig:
     """Each weight step trains one subgraph, drawn uniformly (SPOS, arXiv:1904.00420)."""
@@ -339,5 +345,6 @@ register(
     "uniform_paths",
     UniformPathsConfig,
     "supernet.modifiers.uniform_paths:UniformPaths",
-    needs={"update": ("frozen",)},
+    # Other derivations read p, which says nothing of paths.
+    needs={"update": ("frozen",), "derive": SUBGRAPH_DERIVATIONS},
 )

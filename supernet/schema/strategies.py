@@ -92,7 +92,8 @@ class BayesianConfig(QueriesConfig):
 
 @dataclass
 class Nsga2Config(QueriesConfig):
-    """NSGA-II by Optuna; with a cost, reward and cost are two objectives, and a Pareto front is found."""
+    """NSGA-II by Optuna; with a cost it trades the reward against the cost. The result is the largest reward, as in all
+    of these; the front itself is not written out."""
 
     name: str = "nsga2"
     population: int = ranged(50, ge=2)
@@ -108,4 +109,12 @@ for _config in (
     BayesianConfig,
     Nsga2Config,
 ):
-    register("derive", _config.name, _config, "supernet.derive.subgraphs:Subgraphs")
+    register(
+        "derive",
+        _config.name,
+        _config,
+        "supernet.derive.subgraphs:Subgraphs",
+        refuses={
+            "modifier=edge_norm": "subgraphs are judged without the edge weights that the supernet was trained with"
+        },
+    )

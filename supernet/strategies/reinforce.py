@@ -11,7 +11,7 @@ from supernet.decisions import Decisions, Values
 from supernet.interfaces import State, Strategy
 from supernet.runtime.random import generator
 from supernet.schema.strategies import PpoConfig, ReinforceConfig
-from supernet.strategies.policy import LstmPolicy
+from supernet.strategies.policy import LstmPolicy, Rollout
 
 
 class Baseline:
@@ -33,11 +33,19 @@ class Baseline:
         return torch.tensor(found)
 
 
-class Controller:
-    """A policy with its optimiser and baseline: what REINFORCE and PPO share."""
+class PolicyGradient(Strategy):
+    """An LSTM policy that learns from the rewards of batches that it drew, by REINFORCE or by PPO.
 
-    def __init__(self, config: ReinforceConfig, decisions: Decisions, seed: int) -> None:
+    ENAS (arXiv:1802.03268), section 2.2: ascend the mean over a batch of (R - b) log pi(architecture); the entropy,
+    times its weight, is added to R, as published (a constant, without gradient). With ``clip``, :func:`clipped` takes
+    the place of (R - b) log pi, for several passes over each batch; in the first one, both have the same gradient.
+    """
+
+    def __init__(self, config: ReinforceConfig, *, decisions: Decisions, seed: int) -> None:
         self.config, self.seed = config, seed
+        ppo = config if isinstance(config, PpoConfig) else None
+        self.passes: int = 1 if ppo is None else ppo.passes
+        self.clip: float | None = None if ppo is None else ppo.clip
         self.policy = LstmPolicy(
             decisions.variables,
             hidden=config.hidden,
@@ -52,25 +60,32 @@ class Controller:
         self.entropy = 0.0
 
     def ask(self) -> list[Values]:
-        """A batch of architectures from the policy as it is."""
         with torch.no_grad():
             rollout = self.policy.sample(self.config.batch, generator(self.seed, "controller/sample", self.updates))
         return [tuple(row) for row in rollout.values_BV.tolist()]
 
-    def advantages(self, entropy_B: Tensor, rewards: Sequence[tuple[float, ...]]) -> Tensor:
-        """Advantages of rewards to which the entropy bonus is added, as published (a constant, no gradient)."""
-        self.entropy = float(entropy_B.mean())
-        bonus = self.config.entropy_weight * entropy_B
-        return self.baseline.advantages([r[0] + b for r, b in zip(rewards, bonus.tolist(), strict=True)])
+    def tell(self, asked: Sequence[Values], rewards: Sequence[tuple[float, ...]]) -> None:
+        values_BV = torch.tensor(asked)
+        rollout = self.policy.evaluate(values_BV)
+        old_log_prob_B, advantage_B = rollout.log_prob_B.detach(), self._advantages(rollout, rewards)
+        for i in range(self.passes):
+            log_prob_B = rollout.log_prob_B if i == 0 else self.policy.evaluate(values_BV).log_prob_B
+            if self.clip is None:
+                gain_B = advantage_B * log_prob_B
+            else:
+                gain_B = clipped(log_prob_B, old_log_prob_B, advantage_B, self.clip)
+            self.adam.zero_grad()
+            (-gain_B.mean()).backward()
+            self.adam.step()
+        self.updates += 1
 
-    def descend(self, loss: Tensor) -> None:
-        """One step of Adam."""
-        self.adam.zero_grad()
-        loss.backward()
-        self.adam.step()
+    def _advantages(self, rollout: Rollout, rewards: Sequence[tuple[float, ...]]) -> Tensor:
+        entropy_B = rollout.entropy_B.detach()
+        self.entropy = float(entropy_B.mean())
+        bonus = (self.config.entropy_weight * entropy_B).tolist()
+        return self.baseline.advantages([reward[0] + b for reward, b in zip(rewards, bonus, strict=True)])
 
     def figures(self) -> dict[str, float]:
-        """Entropy of the policy and the baseline."""
         return {"controller_entropy": self.entropy, "baseline": self.baseline.value or 0.0}
 
     def state_dict(self) -> State:
@@ -87,63 +102,6 @@ class Controller:
         self.adam.load_state_dict(state["adam"])
         self.baseline.value, self.updates = state["baseline"], state["updates"]
         self.entropy = state["entropy"]
-
-
-class Reinforce(Strategy):
-    """ENAS (arXiv:1802.03268), section 2.2: ascend the mean over a batch of (R - b) grad log pi(architecture)."""
-
-    def __init__(self, config: ReinforceConfig, *, decisions: Decisions, seed: int) -> None:
-        self.controller = Controller(config, decisions, seed)
-
-    def ask(self) -> list[Values]:
-        return self.controller.ask()
-
-    def tell(self, asked: Sequence[Values], rewards: Sequence[tuple[float, ...]]) -> None:
-        controller = self.controller
-        rollout = controller.policy.evaluate(torch.tensor(asked))
-        advantage_B = controller.advantages(rollout.entropy_B.detach(), rewards)
-        controller.descend(-(advantage_B * rollout.log_prob_B).mean())
-        controller.updates += 1
-
-    def figures(self) -> dict[str, float]:
-        return self.controller.figures()
-
-    def state_dict(self) -> State:
-        return self.controller.state_dict()
-
-    def load_state_dict(self, state: State, /) -> None:
-        self.controller.load_state_dict(state)
-
-
-class Ppo(Strategy):
-    """PPO (arXiv:1707.06347), eq. 7: ascend the mean of min(r A, clip(r, 1 - eps, 1 + eps) A),
-    r = pi(architecture) / pi_old(architecture), several times for each batch; the advantages are those of REINFORCE."""
-
-    def __init__(self, config: PpoConfig, *, decisions: Decisions, seed: int) -> None:
-        self.controller = Controller(config, decisions, seed)
-        self.config = config
-
-    def ask(self) -> list[Values]:
-        return self.controller.ask()
-
-    def tell(self, asked: Sequence[Values], rewards: Sequence[tuple[float, ...]]) -> None:
-        controller, values_BV = self.controller, torch.tensor(asked)
-        with torch.no_grad():
-            old = controller.policy.evaluate(values_BV)
-        advantage_B = controller.advantages(old.entropy_B, rewards)
-        for _ in range(self.config.passes):
-            log_prob_B = controller.policy.evaluate(values_BV).log_prob_B
-            controller.descend(-clipped(log_prob_B, old.log_prob_B, advantage_B, self.config.clip).mean())
-        controller.updates += 1
-
-    def figures(self) -> dict[str, float]:
-        return self.controller.figures()
-
-    def state_dict(self) -> State:
-        return self.controller.state_dict()
-
-    def load_state_dict(self, state: State, /) -> None:
-        self.controller.load_state_dict(state)
 
 
 def clipped(log_prob_B: Tensor, old_log_prob_B: Tensor, advantage_B: Tensor, clip: float) -> Tensor:

@@ -62,8 +62,8 @@ class OptunaStrategy(Strategy):
             self.study.tell(self.open[values].pop(), list(reward[: self.objectives]))
 
     def state_dict(self) -> State:
-        trials = self.study.get_trials(deepcopy=False)
-        assert all(t.state.is_finished() for t in trials), "between asking and telling there is no state to save"
+        # A question without an answer, which an interrupt leaves, is asked again.
+        trials = [t for t in self.study.get_trials(deepcopy=False) if t.state.is_finished()]
         return {
             "trials": [
                 {"params": dict(t.params), "values": list(t.values), "system_attrs": dict(t.system_attrs)}

@@ -1,0 +1,91 @@
+"""Supernets trained on paths, the reward of a subgraph, and the derivation that judges subgraphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import make_search, run_epochs
+
+from supernet.decisions import Decisions
+from supernet.derive.subgraphs import SubgraphsJob
+from supernet.errors import UserError
+from supernet.loop import run_epoch
+from supernet.reward import Reward
+from supernet.search import Search
+from supernet.spaces.cell import MixedOp
+
+PATHS = ("method=random_ws", "space.nodes=1", "derive.queries=6")
+
+
+def judge(search: Search, **settings: Any) -> Reward:
+    """A reward with settings of its own."""
+    config = type(search.config.derive)(**settings)
+    return Reward(search, config, Decisions(search.parts.space))
+
+
+@pytest.mark.parametrize("engine", ["banked", "plain"])
+def test_a_step_trains_one_path_and_leaves_the_rest_alone(engine: str, tmp_path: Path) -> None:
+    search = make_search(tmp_path, *PATHS, f"engine={engine}", "search.weight_decay=0.1")
+    p = search.context().mixing("weights")
+    before = {name: w.detach().clone() for name, w in search.parts.net.named_parameters()}
+    search.begin_epoch()
+    search.train_step()
+    kinds = dict(zip((id(c) for c in search.parts.net.stack.cells), search.parts.net._places, strict=True))
+    for path, cell in search.parts.net.named_modules():
+        if id(cell) not in kinds:
+            continue
+        mask_NK = p[kinds[id(cell)][0]].mask_NK
+        for n, mixed in enumerate(cell.edges):
+            assert isinstance(mixed, MixedOp)
+            for k, op in enumerate(mixed.ops):
+                for name, weight in op.named_parameters():
+                    moved = not torch.equal(weight, before[f"{path}.edges.{n}.ops.{k}.{name}"])
+                    assert moved == mask_NK[n][k], (mixed.options[k], n)
+
+
+def test_steps_draw_different_paths_and_evaluations_the_same(tmp_path: Path) -> None:
+    search = make_search(tmp_path, *PATHS)
+    masks = set()
+    for step in range(4):
+        search.step_in_epoch = step
+        masks.add(search.context().mixing("weights")["normal"].mask_NK)
+    assert len(masks) > 1
+    first = search.mean("evaluate")["normal"]
+    search.step_in_epoch = 1
+    assert search.mean("evaluate")["normal"].mask_NK == first.mask_NK
+    assert first.op_LNK.sum() == 2, "a node of the DARTS space keeps two edges"
+
+
+def test_the_reward_weighs_accuracy_loss_and_cost(tmp_path: Path) -> None:
+    search = make_search(tmp_path, *PATHS)
+    decisions = Decisions(search.parts.space)
+    values = decisions.random(torch.Generator().manual_seed(0))
+    seen = search.evaluate(decisions.mixing(values, torch.device("cpu")))
+    plain = judge(search, accuracy=2.0, loss=-0.5)(values)
+    assert plain["reward"] == pytest.approx(2 * seen["accuracy"] - 0.5 * seen["loss"])
+    reward = judge(search, accuracy=2.0, cost="params", target=1000.0, exponent=-0.5)
+    costly = reward(values)
+    assert costly["reward"] == pytest.approx(2 * seen["accuracy"] * (max(costly["cost"], 1e-6) / 1000) ** -0.5)
+    assert reward.objectives(costly) == (costly["reward"], -costly["cost"])
+    with pytest.raises(UserError, match=r"derive\.target=5 needs a cost"):
+        judge(search, target=5.0)
+
+
+def test_the_best_subgraph_that_was_judged_is_derived_and_none_is_judged_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = run_epochs(make_search(tmp_path, *PATHS, "method=evolution", "derive.queries=12"))
+    judged: list[Any] = []
+    monkeypatch.setattr(
+        Reward, "__call__", lambda self, v: judged.append(v) or {"reward": -sum(v), "accuracy": 0.5, "loss": 1.0}
+    )
+    job = search.parts.derivation.job(search)
+    assert isinstance(job, SubgraphsJob)
+    while job.epoch < job.epochs:
+        run_epoch(job)
+    assert job.asked == job.config.queries
+    assert len(judged) == len(set(judged))
+    assert job.genotype() == Decisions(search.parts.space).genotype(min(judged, key=sum))
