@@ -160,6 +160,8 @@ def peak_in_subprocess(name: str, variant: str, update: str) -> int:
 
 def measure(name: str, repeats: int, update: str) -> list[dict[str, Any]]:
     """The rows of one size and update; figures go to stderr as soon as they are known, since this takes long."""
+    # First, while this process is small: later it holds the freed memory of all variants (keep_freed_memory).
+    peaks = {v: peak_in_subprocess(name, v, update) / 2**20 for v in VARIANTS}
     searches = {v: build(SIZES[name], v, update) for v in VARIANTS}
     seconds = interleaved({v: lambda s=s: step(s) for v, s in searches.items()}, repeats)
     plain = statistics.median(seconds["plain"])
@@ -173,9 +175,8 @@ def measure(name: str, repeats: int, update: str) -> list[dict[str, Any]]:
         search = searches.pop(row["variant"])  # one after the other, to leave room
         with CountOperations() as counter:
             step(search)
-        row |= {"operations": counter.count, "kept_mb": kept_bytes(search) / 2**20}
+        row |= {"operations": counter.count, "kept_mb": kept_bytes(search) / 2**20, "peak_mb": peaks[row["variant"]]}
         del search
-        row["peak_mb"] = peak_in_subprocess(name, row["variant"], update) / 2**20
     return rows
 
 
