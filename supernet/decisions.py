@@ -3,7 +3,11 @@
 A group that keeps all its decisions (NAS-Bench-201) has one variable per decision, its option. A group whose nodes
 keep k of their incoming edges (DARTS: 2) has, per node, k pairs of variables: which edge, then its option. The edge is
 counted among those that the node has not chosen yet, so that every tuple of values is an architecture, and values drawn
-uniformly give edges drawn uniformly without replacement.
+uniformly give edges drawn uniformly without replacement. Groups of one graph (ENAS macro: operations and skips) take
+turns, node by node.
+
+Several tuples of values may be one architecture: the same edges in another order, or decisions about what a choice has
+left out (a chain's layers beyond its depth). One of them is canonical.
 """
 
 from __future__ import annotations
@@ -28,13 +32,19 @@ Choices = dict[str, list[tuple[int, int]]]
 
 @dataclass(frozen=True)
 class Variable:
-    """One categorical variable. ``kind`` is "input" (an edge of ``node``) or "op"; ``labels`` name its values."""
+    """One categorical variable; ``labels`` name its values, from small to large where it is ``ordered``.
+
+    ``kind`` is "input" (which edge of ``node``), or what its group decides: "op", "skip", "width" ... ``source`` is the
+    state that a decision reads: of a skip, the earlier node. It is None where another variable decides that.
+    """
 
     name: str
     group: str
     kind: str
     node: int
     labels: tuple[str, ...]
+    source: int | None = None
+    ordered: bool = False
 
     @property
     def size(self) -> int:
@@ -47,11 +57,14 @@ class Decisions:
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self.groups = {group.name: group for group in space.groups}
-        self.variables = tuple(v for group in space.groups for v in _variables(group))
+        graphs = [group.graph or group.name for group in space.groups]
+        found = [(graphs.index(graph), v) for graph, g in zip(graphs, space.groups, strict=True) for v in _variables(g)]
+        # Sorting keeps the order of equals: of a node, that of the groups.
+        self.variables = tuple(v for _, v in sorted(found, key=lambda each: (each[0], each[1].node)))
 
     @property
     def count(self) -> int:
-        """How many tuples of values there are; where nodes choose edges, several are one architecture."""
+        """How many tuples of values there are; several may be one architecture."""
         return math.prod(v.size for v in self.variables)
 
     def random(self, generator: torch.Generator) -> Values:
@@ -76,13 +89,24 @@ class Decisions:
 
     def choices(self, values: Sequence[int]) -> Choices:
         """The (decision, option) pairs that values mean."""
-        assert len(values) == len(self.variables)
-        rest = iter(values)
-        return {name: _decode(group, rest) for name, group in self.groups.items()}
+        of_group: dict[str, list[int]] = {name: [] for name in self.groups}
+        for variable, value in zip(self.variables, values, strict=True):
+            of_group[variable.group].append(value)
+        return {name: _decode(group, iter(of_group[name])) for name, group in self.groups.items()}
 
     def genotype(self, values: Sequence[int]) -> Genotype:
         """The architecture that values mean; equal architectures are equal genotypes."""
         return self.space.genotype({name: sorted(pairs) for name, pairs in self.choices(values).items()})
+
+    def values(self, genotype: Genotype) -> Values:
+        """The canonical values of an architecture. Raises UserError for one that cannot be chosen in this space."""
+        choices = self.space.choices(genotype)
+        of_group = {name: iter(_encode(group, choices[name])) for name, group in self.groups.items()}
+        return tuple(next(of_group[variable.group]) for variable in self.variables)
+
+    def canonical(self, values: Sequence[int]) -> Values:
+        """The values that stand for all which are the same architecture: a key under which it is known."""
+        return self.values(self.genotype(values))
 
     def mixing(self, values: Sequence[int], device: torch.device) -> Mixing:
         """One-hot p of an architecture: what is not chosen is masked out, so that it is not evaluated."""
@@ -101,7 +125,15 @@ def _nodes(group: Group) -> list[tuple[int, list[int]]]:
 def _variables(group: Group) -> list[Variable]:
     if group.keep is None:
         return [
-            Variable(f"{group.name}/{group.label(n)}", group.name, "op", group.targets[n], _labels(group, n))
+            Variable(
+                f"{group.name}/{group.label(n)}",
+                group.name,
+                group.kind,
+                group.targets[n],
+                _labels(group, n),
+                group.sources[n],
+                group.ordered,
+            )
             for n in range(group.decisions)
             if group.derivable(n)
         ]
@@ -135,6 +167,29 @@ def _decode(group: Group, rest: Iterator[int]) -> list[tuple[int, int]]:
             n = left.pop(next(rest))
             pairs.append((n, group.derivable(n)[next(rest)]))
     return pairs
+
+
+def _encode(group: Group, pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """Undo :func:`_decode`: edges in their order, and the first option where nothing is chosen."""
+    options = dict(pairs)
+    try:
+        if group.keep is None:
+            decided = [n for n in range(group.decisions) if group.derivable(n)]
+            return [group.derivable(n).index(options[n]) if n in options else 0 for n in decided]
+        values = []
+        for _, edges in _nodes(group):
+            left, chosen = list(edges), sorted(n for n, _ in pairs if n in edges)
+            if len(chosen) != min(group.keep, len(edges)):
+                raise ValueError
+            for n in chosen:
+                values += [left.index(n), group.derivable(n).index(options[n])]
+                left.remove(n)
+        return values
+    except ValueError:
+        raise UserError(
+            f"genotype: what it chooses of {group.name} is none of the choices that the space has; use one that was "
+            "found in this space"
+        ) from None
 
 
 def _one_hot(group: Group, pairs: Sequence[tuple[int, int]], device: torch.device) -> GroupMixing:

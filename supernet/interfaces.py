@@ -70,6 +70,11 @@ class SearchSpace(ABC):
     def genotype(self, choices: dict[str, list[tuple[int, int]]]) -> Genotype:
         """Turn the chosen (decision, option) pairs of each group into a genotype."""
 
+    @abstractmethod
+    def choices(self, genotype: Genotype) -> dict[str, list[tuple[int, int]]]:
+        """Undo :meth:`genotype`; pairs are in order of decisions, and those that make no difference are left out.
+        Raise UserError for a genotype that cannot be chosen."""
+
 
 class Relaxation(ABC):
     """How alpha of one group becomes p."""

@@ -60,7 +60,9 @@ class Group:
     ``sources[n]`` and ``targets[n]`` are the state that decision n reads and the node that it feeds; a derivation keeps
     ``keep`` decisions per node (all of them where None). ``underivable`` options are in no genotype. ``extras`` are
     options that no relaxation knows (their mask is False): they are built on every decision, and a modifier gives them
-    their p and their mask.
+    their p and their mask. ``kind`` is what is decided ("op", "skip", "width" ...), and the options of an ``ordered``
+    group go from small to large. Groups of one ``graph`` are about the same nodes, so that their decisions are taken
+    node by node; else every group stands for itself. ``names`` are those of the decisions where they are no edges.
     """
 
     name: str
@@ -72,6 +74,10 @@ class Group:
     keep: int | None = None
     underivable: frozenset[str] = frozenset()
     extras: frozenset[str] = frozenset()
+    kind: str = "op"
+    ordered: bool = False
+    graph: str = ""
+    names: tuple[str, ...] = ()
 
     @property
     def decisions(self) -> int:
@@ -80,7 +86,7 @@ class Group:
 
     def label(self, n: int) -> str:
         """Name decision n for people: ``2<-0`` is the edge from state 0 to state 2."""
-        return f"{self.targets[n]}<-{self.sources[n]}"
+        return self.names[n] if self.names else f"{self.targets[n]}<-{self.sources[n]}"
 
     def derivable(self, n: int) -> list[int]:
         """Options of decision n that a genotype may contain."""

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from supernet.decisions import Decisions, Values
+from supernet.errors import UserError
 from supernet.interfaces import SearchSpace, Strategy
 from supernet.registry import PARTS
 from supernet.runtime.random import generator
 from supernet.schema.strategies import PpoConfig, QLearningConfig, ReinforceConfig
 from supernet.spaces.darts import DartsSpace
+from supernet.spaces.genotype import load_genotype
+from supernet.spaces.nasbench201 import Nasbench201Space
 from supernet.strategies import STRATEGIES, build_strategy
 from supernet.strategies.q_learning import epsilon_after, update
 from supernet.strategies.reinforce import Baseline, PolicyGradient, clipped
@@ -183,6 +186,47 @@ def test_values_are_architectures_of_the_space_and_equal_ones_are_equal() -> Non
     one = (0, 1, 0, 2, *decisions.random(draw)[4:])
     same = (1, 2, 0, 1, *one[4:])  # the second edge first
     assert decisions.genotype(one) == decisions.genotype(same)
+
+
+@pytest.mark.parametrize("space", [DartsSpace(3, 10, nodes=3), Nasbench201Space(3, 10)])
+def test_the_values_of_a_genotype_are_read_back_and_stand_for_all_that_are_equal(space: SearchSpace) -> None:
+    decisions, draw = Decisions(space), generator(0, "test")
+    for _ in range(20):
+        values = decisions.random(draw)
+        canonical = decisions.canonical(values)
+        assert decisions.genotype(canonical) == decisions.genotype(values)
+        assert decisions.canonical(canonical) == canonical
+        assert all(0 <= v < variable.size for v, variable in zip(canonical, decisions.variables, strict=True))
+
+
+def test_the_second_edge_first_is_the_same_architecture_and_a_foreign_genotype_is_none() -> None:
+    decisions = Decisions(DartsSpace(3, 10, nodes=2))
+    rest = decisions.random(generator(0, "test"))[4:]
+    assert decisions.canonical((1, 2, 0, 1, *rest)) == decisions.canonical((0, 1, 0, 2, *rest))
+    narrow = DartsSpace(3, 10, operations=("none", "skip_connect"))
+    with pytest.raises(UserError, match="cannot be chosen in this space"):
+        Decisions(narrow).values(load_genotype("DARTS_V1"))
+    with pytest.raises(UserError, match="there is no cell cell"):
+        Decisions(Nasbench201Space(3, 10)).values(load_genotype("DARTS_V1"))
+    with pytest.raises(UserError, match="none of the choices"):
+        decisions.values(DartsSpace(3, 10, nodes=2).genotype({"normal": [(0, 1)], "reduce": [(0, 1)]}))
+
+
+def test_groups_of_one_graph_take_turns() -> None:
+    def group(name: str, kind: str, edges: list[tuple[int, int]]) -> Group:
+        sources, targets = zip(*edges, strict=True)
+        mask_NK = ((True, True),) * len(edges)
+        return Group(name, ("a", "b"), sources, targets, 1, mask_NK, kind=kind, ordered=kind == "width", graph="net")
+
+    class Net:
+        groups = (group("op", "op", [(0, 1), (1, 2)]), group("width", "width", [(0, 1), (1, 2)]))
+
+    variables = Decisions(cast(SearchSpace, Net())).variables
+    assert [(v.kind, v.node, v.source, v.ordered) for v in variables] == [
+        ("op", 1, 0, False), ("width", 1, 0, True), ("op", 2, 1, False), ("width", 2, 1, True),
+    ]  # fmt: skip
+    choices = Decisions(cast(SearchSpace, Net())).choices((1, 0, 0, 1))
+    assert choices == {"op": [(0, 1), (1, 0)], "width": [(0, 0), (1, 1)]}
 
 
 def test_neighbours_and_mutants_are_near() -> None:

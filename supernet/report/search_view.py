@@ -65,7 +65,7 @@ def layout(groups: Sequence[Group]) -> dict[str, dict[str, list[Any]]]:
 
 def edge_tag(group: Group, n: int) -> str:
     """Decision n in the letters that a TensorBoard tag may have."""
-    return f"{group.targets[n]}_from_{group.sources[n]}"
+    return group.names[n] if group.names else f"{group.targets[n]}_from_{group.sources[n]}"
 
 
 def entropy(p_LNK: Tensor) -> float:

@@ -27,6 +27,7 @@ from supernet.spaces.cell import (
     child_fan_out,
     plain_fan_out,
 )
+from supernet.spaces.edge_choices import edge_choices
 from supernet.spaces.genotype import CellGenotype, Edge, Genotype, validate
 from supernet.spaces.ops import DARTS_OPERATIONS, OPERATIONS, Norm
 from supernet.spaces.partial import PartialFanOut, check_parts
@@ -159,6 +160,10 @@ class DartsSpace(SearchSpace):
                 nodes[group.targets[n] - 2].append((group.options[k], group.sources[n]))
             cells[group.name] = CellGenotype(tuple(map(tuple, nodes)), tuple(range(2, 2 + self.nodes)))
         return Genotype(cells)
+
+    def choices(self, genotype: Genotype) -> dict[str, list[tuple[int, int]]]:
+        """The (decision, option) pairs of every cell that a search decides."""
+        return {group.name: edge_choices(genotype, group, group.name) for group in self.groups}
 
 
 class Supernet(nn.Module):

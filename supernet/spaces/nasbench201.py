@@ -20,6 +20,7 @@ from supernet.schema.spaces import Nasbench201Config
 from supernet.spaces.arch_string import KIND
 from supernet.spaces.cell import Cell, CellEdge, MixedOp, child_fan_out
 from supernet.spaces.darts import ENGINES
+from supernet.spaces.edge_choices import edge_choices
 from supernet.spaces.genotype import CellGenotype, Edge, Genotype, validate
 from supernet.spaces.ops import NASBENCH201_OPERATIONS, OPERATIONS, Norm, ReLUConvBN
 from supernet.spaces.partial import PartialFanOut, check_parts
@@ -107,6 +108,11 @@ class Nasbench201Space(SearchSpace):
         for n, k in sorted(choices[KIND]):
             nodes[group.targets[n] - 1].append((group.options[k], group.sources[n]))
         return Genotype({KIND: CellGenotype(tuple(map(tuple, nodes)), (STATES - 1,), inputs=1)})
+
+    def choices(self, genotype: Genotype) -> dict[str, list[tuple[int, int]]]:
+        """The (decision, option) pairs of the cell."""
+        (group,) = self.groups
+        return {KIND: edge_choices(genotype, group, KIND)}
 
 
 class Supernet(nn.Module):
