@@ -17,6 +17,7 @@ from supernet.report.progress import Progress
 from supernet.report.recorder import Recorder
 from supernet.runtime.checkpoint import Checkpoints
 from supernet.runtime.finite import FiniteWatch, check_finite
+from supernet.runtime.memory import memory_in_use
 from supernet.runtime.signals import Interrupt, Interrupted
 from supernet.spaces.genotype import Genotype
 from supernet.types import Batch
@@ -72,12 +73,15 @@ class Job(ABC):
     steps_per_epoch: int
     weights: list[nn.Parameter]
     valid: dict[str, float]
+    images_per_step = 0
+    """Of the weights' batch; 0 where a step trains no weights."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
         self.epoch = 0
         self.step_in_epoch = 0
         self.seconds = 0.0
+        self.clock = time.monotonic()
         self.stopped: str | None = None
         self.meter = Meter()
         self.finite = FiniteWatch()
@@ -91,6 +95,11 @@ class Job(ABC):
     def progress(self) -> float:
         """Share of the job that is done, in [0, 1]; a job without steps is done."""
         return self.step / steps if (steps := self.epochs * self.steps_per_epoch) else 1.0
+
+    def lap(self) -> None:
+        """Add the time since it was asked last to ``seconds``."""
+        now = time.monotonic()
+        self.seconds, self.clock = self.seconds + now - self.clock, now
 
     @abstractmethod
     def begin_epoch(self) -> None:
@@ -150,12 +159,10 @@ def run_job(job: Job, checkpoints: Checkpoints, header: State) -> None:
     evaluation. Raises Interrupted after the checkpoint is written.
     """
     services, progress = job.services, job.services.progress
-    clock = time.monotonic()
+    job.clock = time.monotonic()
 
     def save() -> None:
-        nonlocal clock
-        now = time.monotonic()
-        job.seconds, clock = job.seconds + now - clock, now
+        job.lap()
         job.finite.check(f"of the {job.phase}")
         check_finite(job.vital(), f"after step {job.step} of the {job.phase}")
         services.recorder.flush()
@@ -175,7 +182,8 @@ def run_job(job: Job, checkpoints: Checkpoints, header: State) -> None:
 def run_epoch(job: Job) -> None:
     """The rest of the current epoch, then its evaluation; afterwards the job stands at the next epoch's beginning."""
     job.begin_epoch()
-    shown = time.monotonic()
+    begun = shown = time.monotonic()
+    first = job.step_in_epoch
     while job.step_in_epoch < job.steps_per_epoch:
         job.services.interrupt.check()
         job.train_step()
@@ -187,8 +195,22 @@ def run_epoch(job: Job) -> None:
             means = job.meter.means()
             job.services.progress.show(epoch=job.epoch + 1, **{k: means[k] for k in ("loss", "accuracy") if k in means})
     job.finite.check(f"of the {job.phase}")
-    job.end_epoch(job.meter.means())
+    means = job.meter.means()  # waits for the device, so what follows is the time of the steps
+    elapsed, steps = time.monotonic() - begun, job.step_in_epoch - first
+    job.end_epoch(means)
+    record_times(job, elapsed / steps if steps else None)
     job.epoch, job.step_in_epoch, job.meter = job.epoch + 1, 0, Meter()
+
+
+def record_times(job: Job, step_seconds: float | None) -> None:
+    """Keep how long it took; a step's time is None where another process did all steps of the epoch."""
+    recorder = job.services.recorder
+    job.lap()
+    recorder.history.row(job.phase, job.epoch, job.step).seconds = job.seconds
+    if job.images_per_step and step_seconds:
+        speed = {"step_seconds": step_seconds, "images_per_second": job.images_per_step / step_seconds}
+        speed["memory_mb"] = memory_in_use(job.services.device) / 1e6
+        recorder.times(job.phase, speed, step=job.step, epoch=job.epoch)
 
 
 def cosine(start: float, end: float, epoch: int, epochs: int) -> float:

@@ -35,6 +35,7 @@ class Retraining(Job):
         loaders = task.retrain_loaders(config, services.device)
         self.batches, self.evaluation = Stream(loaders["train"]), loaders.get("valid")
         self.epochs, self.steps_per_epoch = settings.epochs, len(loaders["train"])
+        self.images_per_step = settings.batch
         self.drop_path = 0.0
         self.valid: dict[str, float] = {}
 

@@ -85,6 +85,7 @@ class Search(Job):
         self.next_carry: dict[str, Any] = {}
         self.epochs = settings.epochs if parts.derivation.needs_search else 0
         self.steps_per_epoch = len(loaders["weights"])
+        self.images_per_step = settings.batch
         self.steps_after = 0  # done after the search, by a derivation that trains on
         self.valid: dict[str, float] = {}
         self.watchers: list[Watcher] = []

@@ -30,8 +30,8 @@ from supernet.types import Batch
 
 ROOT = Path(__file__).parent.parent
 EXPECTED = {
-    "checkpoints", "child.safetensors", "config.yaml", "genotype.json", "metrics.jsonl", "normal.png", "normal.svg",
-    "reduce.png", "reduce.svg", "report.json", "report.md", "run.log", "tensorboard",
+    "checkpoints", "child.safetensors", "config.yaml", "genotype.json", "history.json", "metrics.jsonl", "normal.png",
+    "normal.svg", "reduce.png", "reduce.svg", "report.json", "report.md", "run.log", "tensorboard",
 }  # fmt: skip
 
 

@@ -62,6 +62,7 @@ class PerturbationJob(DerivationJob):
         self.rounds = plan(groups, seed)
         self.interval = max(1, round(config.tune * settings.epochs))
         self.epochs, self.steps_per_epoch = max(0, len(self.rounds) - 1) * self.interval, search.steps_per_epoch
+        self.images_per_step = settings.batch
         self.valid: dict[str, float] = {}
 
     def _settle(self, group: Group, n: int) -> None:
@@ -133,7 +134,9 @@ class PerturbationJob(DerivationJob):
         values = {f"train_{name}" if name in ("loss", "accuracy") else name: v for name, v in means.items()}
         values |= {f"valid_{name}": v for name, v in self.valid.items()}
         values |= {"lr": self.search.weight_optimizer.param_groups[0]["lr"]}
-        self.services.recorder.scalars("derive", values, step=self.step, epoch=self.epoch)
+        recorder, p = self.services.recorder, self.search.mean("evaluate")
+        recorder.scalars("derive", values, step=self.step, epoch=self.epoch)
+        recorder.history.derived("derive", self.epoch, self.step, p, None)
         self.services.progress.epoch("derive", self.epoch + 1, self.epochs, values)
 
     def genotype(self) -> Genotype:

@@ -77,7 +77,9 @@ class SubgraphsJob(DerivationJob):
         values = {f"best_{name}": value for name, value in best.items()}
         values |= {f"valid_{name}": value for name, value in self.valid.items()}
         values |= {"asked": float(self.asked), "judged": float(len(self.judged)), **self.strategy.figures()}
-        self.services.recorder.scalars("derive", values, step=self.asked, epoch=self.epoch)
+        recorder = self.services.recorder
+        recorder.scalars("derive", values, step=self.asked, epoch=self.epoch)
+        recorder.history.derived("derive", self.epoch, self.asked, None, self.genotype())
         self.services.progress.epoch("derive", self.epoch + 1, self.epochs, values)
 
     def genotype(self) -> Genotype:

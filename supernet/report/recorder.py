@@ -1,10 +1,10 @@
-"""What a run records while it goes: TensorBoard events, and the same scalars as lines of JSON in ``metrics.jsonl``."""
+"""What a run records while it goes: TensorBoard events, the same scalars as lines of JSON in ``metrics.jsonl``, and the
+history of its epochs."""
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import struct
 import time
@@ -14,6 +14,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from supernet.interfaces import State
+from supernet.report.history import FILE, History, finite
+from supernet.report.history_reader import parse_history
+from supernet.runtime.files import write_atomic
 from supernet.runtime.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -45,6 +48,8 @@ class Recorder:
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
+        self.history = History()
+        self._kept = self.history.to_text()
         self._writers: dict[str, SummaryWriter] = {}
         self._file: BinaryIO | None = None
         self._bytes = 0
@@ -56,7 +61,8 @@ class Recorder:
         """Record numbers of one moment: a line of JSON (null where one is not finite), and a point of each curve."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        written = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        written = finite(values)
+        self.history.row(phase, epoch, step).figures |= written
         line = json.dumps({"phase": phase, "epoch": epoch, "step": step, **written}) + "\n"
         if self._file is None:
             self._file = self._open()
@@ -66,6 +72,14 @@ class Recorder:
         points = [Summary.Value(tag=TAGS.get(name, name), simple_value=value) for name, value in values.items()]
         self._events(phase).add_summary(Summary(value=points), step)
         self._steps[phase] = step
+
+    def times(self, phase: str, values: Mapping[str, float], *, step: int, epoch: int) -> None:
+        """Record figures of the machine, which no two runs share: they are not in ``metrics.jsonl``."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self.history.row(phase, epoch, step).times |= finite(values)
+        points = [Summary.Value(tag=f"machine/{name}", simple_value=value) for name, value in values.items()]
+        self._events(phase).add_summary(Summary(value=points), step)
 
     def image(self, phase: str, tag: str, png: bytes, step: int) -> None:
         """Record a picture."""
@@ -127,6 +141,9 @@ class Recorder:
 
     def flush(self) -> None:
         """Bring everything to the disk."""
+        if (text := self.history.to_text()) != self._kept:
+            write_atomic(self._run_dir / FILE, text)
+            self._kept = text
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -144,12 +161,13 @@ class Recorder:
         self._writers.clear()
 
     def state_dict(self) -> State:
-        return {"bytes": self._bytes, "steps": dict(self._steps)}
+        return {"bytes": self._bytes, "steps": dict(self._steps), "history": self.history.to_text()}
 
     def load_state_dict(self, state: State) -> None:
         """Go on where a checkpoint stands: what was recorded after it is cut off at the next write."""
         self.close()
         self._bytes, self._steps = state["bytes"], dict(state["steps"])
+        self.history, self._kept = parse_history(state["history"], "the checkpoint's history"), state["history"]
 
     def _open(self) -> BinaryIO:
         """``metrics.jsonl``, cut to what the checkpoint knows, also where the last line was torn."""

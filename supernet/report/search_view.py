@@ -32,6 +32,8 @@ def log_search(
 ) -> None:
     """Record p and the derived cell of every group; p is averaged over placements."""
     recorder.layout("search", layout(groups))
+    recorder.history.describe(groups)
+    recorder.history.derived("search", epoch, step, p, genotype)
     values: dict[str, float] = {}
     for group in groups:
         op_LNK = p[group.name].op_LNK
