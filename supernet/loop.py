@@ -126,6 +126,10 @@ class Job(ABC):
         figures = {f"validation {name}": torch.tensor(value) for name, value in self.valid.items()}
         return {"norm of the weights": nn.utils.get_total_norm(self.weights), **figures}
 
+    def figure(self) -> float | None:
+        """What ``checkpoint.keep_best`` goes by: the validation accuracy at the end of an epoch, None within one."""
+        return self.valid.get("accuracy") if self.epoch > 0 and self.step_in_epoch == 0 else None
+
     def position(self) -> State:
         """The bookkeeping of the loop."""
         return {
@@ -155,19 +159,20 @@ class DerivationJob(Job, ABC):
 def run_job(job: Job, checkpoints: Checkpoints, header: State) -> None:
     """Run a job to its end, from where its newest checkpoint stands; ``header`` goes into every checkpoint.
 
-    Checkpoints are written after every epoch and on SIGINT or SIGTERM, which are polled before every step and in every
-    evaluation. Raises Interrupted after the checkpoint is written.
+    Checkpoints are written after every epoch and on a signal (:class:`.signals.Interrupt`), which is polled before
+    every step and in every evaluation. Raises Interrupted after the checkpoint is written.
     """
     services, progress = job.services, job.services.progress
     job.clock = time.monotonic()
 
+    @services.interrupt.saving()
     def save() -> None:
         job.lap()
         job.finite.check(f"of the {job.phase}")
         check_finite(job.vital(), f"after step {job.step} of the {job.phase}")
         services.recorder.flush()
         state = {"parts": job.state_dict(), "position": job.position(), "recorder": services.recorder.state_dict()}
-        checkpoints.save({**header, **state}, job.step)
+        checkpoints.save({**header, **state}, job.step, job.figure())
 
     progress.start(job.phase, job.epochs * job.steps_per_epoch, done=job.step)
     try:

@@ -20,7 +20,7 @@ from supernet.interfaces import State
 from supernet.loop import Job, Services, run_job
 from supernet.report.progress import Progress
 from supernet.report.recorder import Recorder
-from supernet.runtime.checkpoint import Checkpoints
+from supernet.runtime.checkpoint import Checkpoints, Foreign
 from supernet.runtime.compute import set_deterministic
 from supernet.runtime.device import environment, pick_device, same_bits, set_threads
 from supernet.runtime.files import write_atomic
@@ -31,6 +31,8 @@ from supernet.schema import Config
 CONFIG_FILE = "config.yaml"
 LOG_FILE = "run.log"
 FIGURES = ("test/accuracy", "test/loss", "test/f1")
+UNFIT = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+"""What loading raises for a state that has other contents than a part has written."""
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 
 
@@ -51,15 +53,31 @@ class Run:
         """Run a job to its end, from its newest valid checkpoint where the run resumes."""
         # Written when a job begins: a mistake found until then leaves a directory that can be used again.
         write_atomic(self.directory / CONFIG_FILE, to_yaml(self.config))
-        checkpoints = Checkpoints(self.directory / "checkpoints" / job.phase)
-        found = checkpoints.load_newest()
+        settings = self.config.checkpoint
+        folder = self.directory / "checkpoints" / job.phase
+        checkpoints = Checkpoints(folder, settings.keep_last, keep_best=settings.keep_best > 0)
+        found = checkpoints.load_newest(lambda state, path: self._check(job, state, path))
         if found is not None:
             state, path = found
-            compare(from_yaml(state["config"], source=str(path)), self.config)  # a file from another run, say
-            self._restore(job, state)
+            try:
+                self._restore(job, state)
+            except UNFIT as error:
+                raise UserError(
+                    f"{path} holds no state of this {job.phase} ({type(error).__name__}): restore it, or remove "
+                    f"{folder} to start anew"
+                ) from error
             self.services.progress.message(f"resuming the {job.phase} from {path.name} ({self._position(job)})")
         header: State = {"phase": job.phase, "config": to_yaml(self.config), "environment": self.environment}
         run_job(job, checkpoints, header)
+
+    def _check(self, job: Job, state: State, path: Path) -> None:
+        """Raise Foreign for a file that somebody has put there: of another run, or of another job."""
+        if state.get("phase") != job.phase or not isinstance(state.get("config"), str):
+            raise Foreign(f"{path} is not of a {job.phase}: remove it")
+        try:
+            compare(from_yaml(state["config"], source=str(path)), self.config)
+        except UserError as error:
+            raise Foreign(f"{path} is of another run: {error}") from error
 
     def _restore(self, job: Job, state: State) -> None:
         differing = same_bits(state["environment"], self.environment)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from supernet.config import entry
 from supernet.errors import UserError
+from supernet.runtime.lock import one_at_a_time
 from supernet.schema import Config
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from supernet.tasks.images import ImageClassification
 
 
-def train(config: Config, run_dir: Path | None = None) -> dict[str, Any]:
+@one_at_a_time
+def train(config: Config, run_dir: Path) -> dict[str, Any]:
     """Search, derive, retrain, test, in ``run_dir`` (else ``config.run_dir``); returns what ``report.json`` holds."""
-    run_dir = run_dir or Path(config.run_dir)
     from supernet.benchmarks import build_benchmark, recorded
     from supernet.build import build_search, build_space, build_task
     from supernet.run import finished, open_run
@@ -51,9 +52,9 @@ def train(config: Config, run_dir: Path | None = None) -> dict[str, Any]:
         return finish(run, task, space, genotype, search, derivation, benchmark)
 
 
-def retrain(config: Config, run_dir: Path | None = None) -> dict[str, Any]:
+@one_at_a_time
+def retrain(config: Config, run_dir: Path) -> dict[str, Any]:
     """Retrain and test a genotype that is given by name or by file; equals the end of a search with the same seed."""
-    run_dir = run_dir or Path(config.run_dir)
     from supernet.benchmarks import build_benchmark
     from supernet.build import build_space, build_task
     from supernet.run import finished, open_run
@@ -63,6 +64,8 @@ def retrain(config: Config, run_dir: Path | None = None) -> dict[str, Any]:
         raise UserError("genotype is missing: give genotype=NAME (DARTS_V1, DARTS_V2) or genotype=FILE")
     if config.retrain.epochs == 0:
         raise UserError("retrain.epochs=0 ends a run after the search; to retrain a genotype, set it to at least 1")
+    if config.checkpoint.keep_best and config.retrain.valid_portion == 0:
+        raise UserError("checkpoint.keep_best=1 needs a validation accuracy: set retrain.valid_portion above 0")
     genotype = load_genotype(config.genotype)
     if (report := finished(config, run_dir)) is not None:
         return report

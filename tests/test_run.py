@@ -24,6 +24,7 @@ from supernet.evaluate import predict as evaluate
 from supernet.predict import main as predict
 from supernet.report.recorder import Recorder
 from supernet.runtime.finite import NonFinite
+from supernet.runtime.packing import pack, unpack
 from supernet.schema import Config
 from supernet.train import retrain, train
 from supernet.types import Batch
@@ -152,6 +153,55 @@ def test_a_checkpoint_of_another_space_is_refused(finished: Path, tmp_path: Path
         train(config_for(folder, "space.nodes=1", "resume=auto"))
 
 
+@pytest.fixture
+def half(finished: Path, tmp_path: Path) -> Path:
+    """A run that stands where its search is complete and its retraining is not."""
+    folder = tmp_path / "half"
+    shutil.copytree(finished, folder)
+    for name in ("report.json", "child.safetensors"):
+        (folder / name).unlink()
+    return folder
+
+
+def test_a_checkpoint_of_another_run_is_passed_over_and_left_alone(
+    finished: Path, half: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(config_for(tmp_path / "other", "seed=1", "limit.epochs=2"))
+    foreign = half / "checkpoints" / "retrain" / "step-00009999.pt"
+    shutil.copy(max((tmp_path / "other" / "checkpoints" / "retrain").iterdir()), foreign)
+    wrong_job = half / "checkpoints" / "search" / "step-00009999.pt"
+    shutil.copy(max((finished / "checkpoints" / "retrain").iterdir()), wrong_job)
+    before = foreign.read_bytes(), wrong_job.read_bytes()
+    train(config_for(half, "resume=auto"))
+    assert "seed: 1 -> 0" in caplog.text and "step-00009999.pt is not of a search" in caplog.text
+    assert (foreign.read_bytes(), wrong_job.read_bytes()) == before
+    assert (half / "child.safetensors").read_bytes() == (finished / "child.safetensors").read_bytes()
+    assert (half / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
+
+
+def test_a_checkpoint_that_fits_no_part_is_one_sentence(half: Path) -> None:
+    for path in (half / "checkpoints" / "search").iterdir():
+        state = unpack(path)
+        path.write_bytes(pack({**state, "parts": {**state["parts"], "net": {}}}))
+    with pytest.raises(UserError, match=r"step-\d+\.pt holds no state of this search \(RuntimeError\)"):
+        train(config_for(half, "resume=auto"))
+
+
+def test_retention_as_it_is_set(tmp_path: Path) -> None:
+    folder, settings = tmp_path / "run", ["checkpoint.keep_last=3", "checkpoint.keep_best=1", "limit.epochs=4"]
+    train(config_for(folder, *settings))
+    names = {job.name: sorted(p.name for p in job.iterdir()) for job in (folder / "checkpoints").iterdir()}
+    assert {job: len(found) for job, found in names.items()} == {"search": 4, "retrain": 3}, "nothing is held out"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    accuracies = [line["valid_accuracy"] for line in lines if line["phase"] == "search" and "valid_accuracy" in line]
+    best = unpack(folder / "checkpoints" / "search" / "best.pt")
+    assert best["figure"] == max(accuracies)
+    assert best["position"]["epoch"] == 1 + accuracies.index(max(accuracies))
+    train(config_for(folder, *settings[1:], "resume=auto"))  # another number to keep is no other run
+    with pytest.raises(UserError, match=r"retrain\.valid_portion"):
+        retrain(config_for(tmp_path / "again", "genotype=DARTS_V2", *settings))
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -228,7 +278,9 @@ def test_the_test_split_is_evaluated_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(calls) == 1
 
 
-def test_sigterm_writes_a_checkpoint_and_a_resume_ends_the_same(finished: Path, tmp_path: Path) -> None:
+def test_a_signal_writes_a_checkpoint_a_second_harms_nothing_and_a_resume_ends_the_same(
+    finished: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "stopped"
     overrides = [t for t in TINY if not t.startswith("limit.epochs")]
     command = [sys.executable, "-m", "supernet.train", *overrides, f"run_dir={folder}", "resume=auto", "method=darts"]
@@ -237,9 +289,11 @@ def test_sigterm_writes_a_checkpoint_and_a_resume_ends_the_same(finished: Path, 
     while not (folder / "config.yaml").exists():
         time.sleep(0.02)
         assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        process.send_signal(number)
+        time.sleep(0.01)
     output = process.communicate(timeout=300)[0].decode()
-    assert process.returncode == 128 + signal.SIGTERM, output
+    assert process.returncode == 128 + signal.SIGUSR1, output
     assert list((folder / "checkpoints").rglob("step-*.pt")), output
     again = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert again.returncode == 0, again.stderr

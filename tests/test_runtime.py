@@ -23,12 +23,13 @@ import torch
 
 import supernet
 from supernet.errors import UserError
-from supernet.runtime import checkpoint
-from supernet.runtime.checkpoint import Checkpoints, Damaged, pack, unpack
+from supernet.runtime import packing
+from supernet.runtime.checkpoint import Checkpoints, Foreign
 from supernet.runtime.device import environment, pick_device, same_bits, set_threads
 from supernet.runtime.distributed import sync_grads
 from supernet.runtime.files import write_atomic
 from supernet.runtime.finite import FiniteWatch, NonFinite, check_finite
+from supernet.runtime.packing import Damaged, pack, unpack
 from supernet.runtime.random import generator, key, reseed
 from supernet.runtime.signals import Interrupt, Interrupted
 
@@ -140,6 +141,11 @@ def test_unwritable_place_is_one_sentence(tmp_path: Path) -> None:
 # Checkpoints
 
 
+def unpacked(tmp_path: Path, data: bytes) -> dict[str, Any]:
+    (tmp_path / "data.pt").write_bytes(data)
+    return unpack(tmp_path / "data.pt")
+
+
 def state_of(step: int, size: int = 1000) -> dict[str, Any]:
     return {"step": step, "w": torch.full((size,), float(step))}
 
@@ -158,7 +164,7 @@ def loaded_step(checkpoints: Checkpoints) -> int:
     return int(found[0]["step"])
 
 
-def test_checkpoint_brings_back_what_a_part_may_hold() -> None:
+def test_checkpoint_brings_back_what_a_part_may_hold(tmp_path: Path) -> None:
     parameter = torch.nn.Parameter(torch.randn(3))
     optimizer = torch.optim.Adam([parameter])
     parameter.grad = torch.ones(3)
@@ -169,8 +175,8 @@ def test_checkpoint_brings_back_what_a_part_may_hold() -> None:
         "names": ["a", None, True, 1.5],
         "t": (1,),
     }
-    back = unpack(pack(state))
-    assert back["version"] == checkpoint.VERSION
+    back = unpacked(tmp_path, pack(state))
+    assert back["version"] == packing.VERSION
     assert back["names"] == state["names"] and back["t"] == (1,)
     assert torch.equal(back["rng"], torch.get_rng_state())
     moments = back["optimizer"]["state"][0]
@@ -203,6 +209,62 @@ def test_two_checkpoints_stay(tmp_path: Path) -> None:
     assert loaded_step(checkpoints) == 100_000_000
 
 
+def test_as_many_as_asked_for_stay_and_the_best_beside_them(tmp_path: Path) -> None:
+    figures = {1: 0.3, 2: 0.9, 3: 0.9, 4: None, 5: 0.5, 6: 0.1}
+    for step, figure in figures.items():  # each in a new process, as far as this object is concerned
+        Checkpoints(tmp_path, 3, keep_best=True).save(state_of(step), step, figure)
+    names = ["best.pt", "step-00000004.pt", "step-00000005.pt", "step-00000006.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    best = unpack(tmp_path / "best.pt")
+    assert (best["step"], best["figure"]) == (2, 0.9)
+    assert loaded_step(Checkpoints(tmp_path)) == 6
+    Checkpoints(tmp_path, 2).save(state_of(7), 7, 0.95)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "step-00000006.pt", "step-00000007.pt"]
+    assert unpack(tmp_path / "best.pt")["step"] == 2, "who does not ask for the best one leaves it alone"
+
+
+def test_the_best_one_is_the_last_resort(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_best=True)
+    for step, figure in ((1, 0.1), (2, 0.9), (3, 0.2), (4, 0.3)):
+        checkpoints.save(state_of(step), step, figure)
+    for path in tmp_path.glob("step-*.pt"):
+        os.truncate(path, 100)
+    found = checkpoints.load_newest()
+    assert found is not None and (found[0]["step"], found[1].name) == (2, "best.pt")
+    flip(tmp_path / "best.pt", 9000)
+    checkpoints = Checkpoints(tmp_path, keep_best=True)
+    checkpoints.save(state_of(5), 5, 0.05)
+    assert unpack(tmp_path / "best.pt")["step"] == 5, "a damaged best one is none"
+
+
+def test_what_is_of_another_run_is_named_passed_over_and_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+
+    def check(state: dict[str, Any], path: Path) -> None:
+        if state["step"] > 50:
+            raise Foreign(f"{path} is of another run")
+
+    for step in (1, 2, 99):
+        checkpoints.save(state_of(step), step)
+    (tmp_path / "step-00000001.pt").write_bytes(pack(state_of(1)))
+    before = (tmp_path / "step-00000099.pt").read_bytes()
+    with caplog.at_level(logging.WARNING):
+        found = checkpoints.load_newest(check)
+    assert found is not None and found[0]["step"] == 2
+    assert "step-00000099.pt is of another run" in caplog.text
+    for step in (3, 4):
+        checkpoints.save(state_of(step), step)
+    assert (tmp_path / "step-00000099.pt").read_bytes() == before
+    names = ["step-00000003.pt", "step-00000004.pt", "step-00000099.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    for step in (3, 4):
+        (tmp_path / f"step-0000000{step}.pt").unlink()
+    with pytest.raises(Foreign, match="another run"):
+        Checkpoints(tmp_path).load_newest(check)
+
+
 def test_retention_counts_valid_checkpoints_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = Checkpoints(tmp_path)
     for step in (10, 20):
@@ -233,7 +295,7 @@ def test_full_disk_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_every_bit_flip_is_found() -> None:
+def test_every_bit_flip_is_found(tmp_path: Path) -> None:
     data = pack(state_of(1))
     choose = random.Random(0)
     bits = [choose.randrange(8 * len(data)) for _ in range(180)] + [8 * len(data) - 1 - 53 * n for n in range(20)]
@@ -241,14 +303,14 @@ def test_every_bit_flip_is_found() -> None:
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         with pytest.raises(Damaged):
-            unpack(bytes(flipped))
+            unpacked(tmp_path, bytes(flipped))
 
 
-def test_every_truncation_is_found() -> None:
+def test_every_truncation_is_found(tmp_path: Path) -> None:
     data = pack(state_of(1))
     for size in [*range(0, len(data), 97), *range(len(data) - 100, len(data))]:
         with pytest.raises(Damaged):
-            unpack(data[:size])
+            unpacked(tmp_path, data[:size])
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "foreign zip", "foreign torch", "text", "folder"])
@@ -275,7 +337,7 @@ def harm_file(path: Path, harm: str) -> None:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("a", "b")
     elif harm == "foreign torch":
-        torch.save({"version": checkpoint.VERSION, "step": 7, "w": torch.zeros(1)}, path)
+        torch.save({"version": packing.VERSION, "step": 7, "w": torch.zeros(1)}, path)
     elif harm == "text":
         path.write_text("hello")
     else:
@@ -295,9 +357,9 @@ def test_other_version_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.Mo
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state_of(1), 1)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+        patch.setattr(packing, "VERSION", packing.VERSION + 1)
         checkpoints.save(state_of(2), 2)
-    with pytest.raises(UserError, match=r"step-00000002\.pt is a checkpoint of version 2"):
+    with pytest.raises(UserError, match=r"step-00000002\.pt is a checkpoint of the newer version 2 and"):
         checkpoints.load_newest()
 
 
@@ -313,10 +375,13 @@ class Bomb:
 
 def test_pickle_bomb_is_refused_and_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = tmp_path / "executed"
-    monkeypatch.setattr(checkpoint, "get_unsafe_globals_in_checkpoint", lambda file: [])
-    data = pack({"bomb": Bomb(mark)})  # with the right digest: whoever can write a bomb can write that
-    with pytest.raises(Damaged, match="more than plain data"):
-        unpack(data)
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "_names", lambda data: [])
+        data = pack({"bomb": Bomb(mark)})  # with the right digest: whoever can write a bomb can write that
+        with pytest.raises(Damaged, match="more than plain data"):
+            unpacked(tmp_path, data)  # torch's own defence alone
+    with pytest.raises(Damaged, match=r"more than plain data \(io open\)"):
+        unpacked(tmp_path, data)
     assert not mark.exists()
     (tmp_path / "bomb.pt").write_bytes(data)
     torch.load(tmp_path / "bomb.pt", weights_only=False)["bomb"].close()  # the bomb is real
@@ -327,7 +392,8 @@ KILLED_WHILE_SAVING = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from supernet.runtime.checkpoint import Checkpoints, unpack
+from supernet.runtime.checkpoint import Checkpoints
+from supernet.runtime.packing import unpack
 
 def save(step):
     Checkpoints(folder).save({"step": step, "w": torch.full((100_000,), float(step))}, step)
@@ -357,7 +423,7 @@ for trial in range(40):
     torn += bool(set(folder.glob(".*.tmp")) - before)
     files = list(folder.glob("step-*.pt"))
     for file in files:
-        state = unpack(file.read_bytes())
+        state = unpack(file)
         assert file.name == f"step-{state['step']:08d}.pt"
         assert torch.equal(state["w"], torch.full((100_000,), float(state["step"])))
     newest = max(int(file.name[5:-3]) for file in files)
@@ -392,6 +458,40 @@ def test_signal_is_a_request_and_handlers_come_back() -> None:
             interrupt.check()
         assert caught.value.exit_code == code
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_warning_and_lost_terminal_are_requests_unless_somebody_else_wants_them(number: signal.Signals) -> None:
+    with Interrupt() as interrupt:
+        send(number)
+        with pytest.raises(Interrupted) as caught:
+            interrupt.check()
+        assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) is signal.SIG_DFL
+    taken: list[int] = []
+    for handler in (signal.SIG_IGN, lambda got, frame: taken.append(got)):  # as nohup does; as a launcher does
+        signal.signal(number, handler)
+        try:
+            with Interrupt() as interrupt:
+                send(number)
+                assert interrupt.requested is None
+        finally:
+            signal.signal(number, signal.SIG_DFL)
+    assert taken == [number]
+
+
+def test_nothing_interrupts_a_save() -> None:
+    with pytest.raises(Interrupted), Interrupt() as interrupt:
+        with interrupt.saving():
+            send(*[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1] * 5)
+            saved = True
+        assert saved
+        interrupt.check()
+    with Interrupt() as interrupt:
+        with interrupt.saving():
+            send(signal.SIGINT, signal.SIGINT, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
 
 
 def test_impatience_waits_until_the_third_interrupt() -> None:

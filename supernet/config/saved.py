@@ -16,8 +16,12 @@ from supernet.errors import UserError
 from supernet.registry import PARTS
 from supernet.schema import Config
 
-FREE = {"run_dir", "resume", "plugins", "benchmark.path", "task.root", "task.download", "task.workers"}
-"""Keys that may change on resume: they say where things are and how fast they come, not what is computed."""
+FREE = {
+    "run_dir", "resume", "plugins", "benchmark.path", "task.root", "task.download", "task.workers",
+    "checkpoint.keep_last", "checkpoint.keep_best",
+}  # fmt: skip
+"""Keys that may change on resume: they say where things are, how fast they come and what stays of them, not what is
+computed."""
 
 INEXACT = {"device", "engine", "threads", "memory_format", "compile", "deterministic", "task.resident_mb"}
 """Keys that may change on resume, at the price of results that are no longer identical to the last bit."""

@@ -74,6 +74,14 @@ class RetrainConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    """Which checkpoints of each job stay. One is written after every epoch, and on a signal."""
+
+    keep_last: int = ranged(2, ge=2)  # with one, a file that rots on the disk would be the end of the run
+    keep_best: int = ranged(0, ge=0, le=1)  # 1 keeps best.pt: the epoch with the best validation accuracy
+
+
+@dataclass
 class LimitConfig:
     """Upper bounds that ``debug`` sets and nothing else does; applied with ``min`` after composing."""
 
@@ -116,4 +124,5 @@ class Config:
     benchmark: Any = None
     search: SearchConfig = field(default_factory=SearchConfig)
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     limit: LimitConfig = field(default_factory=LimitConfig)
