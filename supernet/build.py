@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from supernet.errors import UserError
-from supernet.interfaces import Derivation, Modifier, SearchSpace, Setting, SpaceModifier
+from supernet.interfaces import Derivation, MixingModifier, Modifier, SearchSpace, Setting, SpaceModifier
 from supernet.loop import Services
 from supernet.mixer import Mixer
 from supernet.registry import build
@@ -71,6 +70,9 @@ def build_search(config: Config, task: ImageClassification, space: SearchSpace, 
     )
     architecture = [*mixer.parameters(), *(p for m in modifiers.values() for p in m.parameters())]
     update = build("update", config.update, alpha=config.search.alpha, architecture=architecture)
+    if isinstance(update, MixingModifier):  # a controller, which says on which subgraphs the weights are trained
+        update.bind(setting)
+        mixer.modifiers.append(update)
     derivation: Derivation = build("derive", config.derive, seed=config.seed)
     if modifiers and not derivation.needs_search:
         raise UserError(
@@ -90,18 +92,3 @@ def build_retraining(
     if config.compile:
         compile_in_place(child)
     return Retraining(config, task, child, services)
-
-
-def count_parameters(net: nn.Module) -> int:
-    """Number of learned numbers, without an auxiliary head, as papers count."""
-    return sum(p.numel() for name, p in net.named_parameters() if not name.startswith("auxiliary."))
-
-
-def count_macs(space: SearchSpace, genotype: Genotype, size: tuple[int, int]) -> int:
-    """Multiply-adds of one image through the child (torch counts two operations for each)."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        child = space.build_child(genotype).eval()
-        child(torch.empty(1, space.in_channels, *size))
-    return int(counter.get_total_flops()) // 2

@@ -117,12 +117,16 @@ class StepContext:
 class Update(ABC):
     """The rule that moves alpha. It owns the optimiser of alpha and never changes weights."""
 
+    steps_after_epoch = 0
+    """Steps after the weight steps of every epoch; where 0, a step before every weight step."""
+
     uses_validation = True
     """False where alpha learns from the weight phase's own gradient; weights then train on the whole search split."""
 
     @abstractmethod
     def step(self, ctx: StepContext) -> dict[str, Tensor]:
-        """One architecture step, before the weight step. Returns scalars to log, still on the device."""
+        """One architecture step: before the weight step, or after an epoch of these. Returns scalars to log, still on
+        the device."""
 
     def after_weights(self, ctx: StepContext, p: Mixing, p_grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
         """Take the weight phase's gradient of p; called only where ``uses_validation`` is False."""
@@ -182,6 +186,12 @@ PGradient = Callable[[Mixing], tuple[Tensor, list[Tensor]]]
 
 class MixingModifier(Modifier, ABC):
     """Edits p."""
+
+    @property
+    def paths(self) -> int:
+        """How many p' a weight step runs, one after another, on one batch: gradients add up and one update is made.
+        ``Moment.path`` counts them; the noise of a step is the same for all."""
+        return 1
 
     @abstractmethod
     def edit_mixing(
@@ -326,7 +336,8 @@ class Task(ABC):
 
 class Strategy(ABC):
     """Chooses architectures from the rewards of those before: it is asked, then told. Built with ``decisions`` (the
-    variables of the space) and ``seed``; rewards are tuples of what is to be large, one per objective."""
+    variables of the space) and ``seed``; rewards are tuples of what is to be large: the reward, and with a cost, the
+    score and minus the cost."""
 
     @abstractmethod
     def ask(self) -> list[Values]:

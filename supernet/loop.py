@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -38,31 +39,31 @@ class Services:
 
 @dataclass
 class Meter:
-    """Sums over the steps of an epoch, kept on the device so that no step waits for them."""
+    """Sums over the steps of an epoch, kept on the device so that no step waits for them; not every step has all."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
-    steps: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             widest = torch.float32 if value.device.type == "mps" else torch.float64  # Metal has no float64
             value = value.detach().to(widest)
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.steps += 1
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
-        """Mean over the steps."""
+        """Mean over the steps that have a value."""
         if not self.sums:
             return {}
         values = torch.stack(list(self.sums.values())).tolist()  # one wait for the device
-        return {name: value / self.steps for name, value in zip(self.sums, values, strict=True)}
+        return {name: value / self.counts[name] for name, value in zip(self.sums, values, strict=True)}
 
     def state_dict(self) -> State:
-        return {"sums": dict(self.sums), "steps": self.steps}
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
 
     def load_state_dict(self, state: State, device: torch.device) -> None:
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
-        self.steps = state["steps"]
+        self.counts = dict(state["counts"])
 
 
 class Job(ABC):
@@ -154,6 +155,9 @@ class DerivationJob(Job, ABC):
     @abstractmethod
     def genotype(self) -> Genotype:
         """The result, once the job has run."""
+
+    def write(self, directory: Path) -> None:
+        """What else there is to keep of it, into the run directory."""
 
 
 def run_job(job: Job, checkpoints: Checkpoints, header: State) -> None:

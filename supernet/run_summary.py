@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from supernet.build import count_macs, count_parameters
 from supernet.child import ChildSpec
 from supernet.interfaces import SearchSpace
 from supernet.loop import DerivationJob
@@ -16,6 +15,7 @@ from supernet.retraining import Retraining
 from supernet.run import Run
 from supernet.schema import Config
 from supernet.search import Search
+from supernet.spaces.child_costs import count_macs, count_parameters
 from supernet.spaces.genotype import Genotype
 from supernet.tasks.images import ImageClassification
 

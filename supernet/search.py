@@ -38,7 +38,7 @@ from supernet.schema import Config
 from supernet.spaces.genotype import Genotype
 from supernet.stages import build_supernet, carry_over, stage_epochs
 from supernet.tasks.images import ImageClassification
-from supernet.types import Mixing, Moment, Phase
+from supernet.types import Batch, Mixing, Moment, Phase
 from supernet.updates import gradient_of_p
 
 Hook = TypeVar("Hook", bound=Modifier)
@@ -84,8 +84,10 @@ class Search(Job):
         self.carry: dict[str, Any] = {"weights": None, "alpha": None}
         self.next_carry: dict[str, Any] = {}
         self.epochs = settings.epochs if parts.derivation.needs_search else 0
-        self.steps_per_epoch = len(loaders["weights"])
-        self.images_per_step = settings.batch
+        self.weight_steps = len(loaders["weights"])  # of an epoch
+        self.steps_per_epoch = self.weight_steps + parts.update.steps_after_epoch
+        self.paths = max([1, *(m.paths for m in parts.mixer.modifiers)])
+        self.images_per_step = settings.batch * self.paths
         self.steps_after = 0  # done after the search, by a derivation that trains on
         self.valid: dict[str, float] = {}
         self.watchers: list[Watcher] = []
@@ -150,35 +152,45 @@ class Search(Job):
         return first, last
 
     def train_step(self) -> None:
-        values = search_step(self, self.context())
-        self.finite.note(self.step, loss=values["loss"], gradient=values["grad_norm"])
+        if self.step_in_epoch < self.weight_steps:
+            values = search_step(self, self.context())
+            self.finite.note(self.step, loss=values["loss"], gradient=values["grad_norm"])
+        else:
+            values = self.parts.update.step(self.context())
         self.meter.add(values)
 
     def modifiers(self, hook: type[Hook]) -> list[Hook]:
         """The modifiers that implement a hook, in the order of their names."""
         return [m for m in self.parts.modifiers.values() if isinstance(m, hook)]
 
-    def moment(self, phase: Phase) -> Moment:
+    def moment(self, phase: Phase, path: int = 0) -> Moment:
         """Now, as a part of this phase sees it."""
         first, last = self._stage_epochs()
         steps = (last - first) * self.steps_per_epoch
         stage_progress = (self.step - first * self.steps_per_epoch) / steps if steps else 1.0
-        return Moment(phase, self.epoch, self.progress, stage_progress, self.stage)
+        return Moment(phase, self.epoch, self.progress, stage_progress, self.stage, path)
 
-    def context(self) -> StepContext:
-        """The present step as its parts see it."""
+    def _batch(self, phase: Phase) -> Batch:
+        """The present step's batch of a phase, counted among the steps that draw one."""
+        after = self.steps_per_epoch - self.weight_steps
+        if phase == "alpha" and after:
+            return self.batches[phase].batch(self.epoch * after + self.step_in_epoch - self.weight_steps)
+        return self.batches[phase].batch(self.epoch * self.weight_steps + self.step_in_epoch + self.steps_after)
+
+    def context(self, path: int = 0) -> StepContext:
+        """The present step as its parts see it, on a weight step's path of that number."""
         step, parts = self.step + self.steps_after, self.parts
 
         def mixing(phase: Phase) -> Mixing:
             return parts.mixer.sample(
-                self.moment(phase), step=step, gradient=lambda p: gradient_of_p(ctx, phase, p.leaf())
+                self.moment(phase, path), step=step, gradient=lambda p: gradient_of_p(ctx, phase, p.leaf())
             )
 
         def run(phase: Phase, p: Mixing) -> StepResult:
             # Every pass of a phase draws alike, so that the passes of a finite difference differ in weights only.
             reseed(self.config.seed, f"search/{phase}", step)
             with autocast(self.services.device, self.config.precision):
-                result = parts.task.step(parts.net, self.batches[phase].batch(step), p, self.carry[phase])
+                result = parts.task.step(parts.net, self._batch(phase), p, self.carry[phase])
             self.next_carry[phase] = result.carry
             return result
 
@@ -290,15 +302,10 @@ def search_step(search: Search, ctx: StepContext) -> dict[str, Tensor]:
 
     Returns what to log, on the device: nothing here waits for it.
     """
-    parts, moves = search.parts, search.alpha_moves()
+    parts, moves = search.parts, search.alpha_moves() and not search.parts.update.steps_after_epoch
     logged = parts.update.step(ctx) if moves else {}
-
-    p = ctx.mixing("weights")
     learns_p = moves and not parts.update.uses_validation
-    given = p.leaf() if learns_p else p.detach()
-    result = ctx.run("weights", given)
-    term = search.loss_term("weights", lambda phase: given)
-    (result.loss if term is None else result.loss + term).backward()
+    values, p, given = weight_gradients(search, ctx, learns_p=learns_p)
     ctx.sync_grads([w.grad for w in ctx.weights if w.grad is not None])
     for modifier in search.modifiers(GradientModifier):
         modifier.edit_gradients(parts.net, ctx)
@@ -308,5 +315,27 @@ def search_step(search: Search, ctx: StepContext) -> dict[str, Tensor]:
     search.carry.update(search.next_carry)
     if learns_p:
         logged |= parts.update.after_weights(ctx, p, [t.grad for t in given.tensors()])
-    accuracy = result.metrics["correct"] / search.config.search.batch
-    return {"loss": result.loss.detach(), "accuracy": accuracy, "grad_norm": norm, **logged}
+    return {**values, "grad_norm": norm, **logged}
+
+
+def weight_gradients(search: Search, ctx: StepContext, *, learns_p: bool) -> tuple[dict[str, Tensor], Mixing, Mixing]:
+    """Add up the gradients of all paths of a weight step (nearly always one) on its batch.
+
+    Returns the means over the paths to log, p' of the last path, and the same as the network saw it: leaves with their
+    gradient where ``learns_p``, else without a graph.
+    """
+    loss = correct = torch.zeros((), device=search.services.device)
+    for path in range(search.paths):
+        ctx = ctx if path == 0 else search.context(path)
+        p = ctx.mixing("weights")
+        given = p.leaf() if learns_p else p.detach()
+        result = ctx.run("weights", given)
+        term = search.loss_term("weights", _always(given))
+        (result.loss if term is None else result.loss + term).backward()
+        loss, correct = loss + result.loss.detach(), correct + result.metrics["correct"]
+    count = search.config.search.batch * search.paths
+    return {"loss": loss / search.paths, "accuracy": correct / count}, p, given
+
+
+def _always(p: Mixing) -> Callable[[Phase], Mixing]:
+    return lambda phase: p

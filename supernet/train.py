@@ -48,6 +48,7 @@ def train(config: Config, run_dir: Path) -> dict[str, Any]:
             genotype = search.derived()[1]
         else:
             run.job(derivation)
+            derivation.write(run.directory)
             genotype = derivation.genotype()
         return finish(run, task, space, genotype, search, derivation, benchmark)
 

@@ -37,13 +37,14 @@ Phase = Literal["alpha", "weights", "evaluate", "derive"]
 class Moment:
     """When a part acts. ``progress`` is the share of the search that is done, ``stage_progress`` that of the present
     stage (the same where a search has one stage), both in [0, 1), and 1 when it is over; ``epoch`` and ``stage`` count
-    from 0."""
+    from 0, and ``path`` the subgraphs of a weight step that trains several."""
 
     phase: Phase
     epoch: int
     progress: float
     stage_progress: float
     stage: int = 0
+    path: int = 0
 
 
 class Batch(NamedTuple):

@@ -170,6 +170,12 @@ def run_interrupted(config: Config, folder: Path, task: ImageClassification) -> 
     raise AssertionError("interrupted without end")
 
 
+def architecture(search: Search) -> Any:
+    """What says which architecture is found: alpha, or a controller."""
+    update = search.parts.update
+    return frozen([search.parts.mixer.values(), update.state_dict() if update.steps_after_epoch else None])
+
+
 def lean_towards(search: Search, operation: str) -> None:
     """Give every decision a clear winner."""
     with torch.no_grad():
@@ -182,14 +188,18 @@ def _record(search: Search, outcome: Outcome) -> None:
     original = search.train_step
 
     def train_step() -> None:
-        before, moves = frozen(search.parts.mixer.values()), search.alpha_moves()
+        before, moves = architecture(search), search.alpha_moves()
+        weight_step = search.step_in_epoch < search.weight_steps
+        if search.parts.update.steps_after_epoch:
+            moves = not weight_step
         weights = [w.detach().clone() for w in search.weights]
         sums = dict(search.meter.sums)
         original()
         values = {k: float(v - sums.get(k, 0.0)) for k, v in search.meter.sums.items()}
         trained = any(not torch.equal(a, b) for a, b in zip(weights, search.weights, strict=True))
-        moved = frozen(search.parts.mixer.values()) != before
-        outcome.steps.append({"values": values, "moves": moves, "moved": moved, "trained": trained})
+        moved = architecture(search) != before
+        wrong = trained != weight_step
+        outcome.steps.append({"values": values, "moves": moves, "moved": moved, "wrong": wrong})
 
     search.train_step = train_step  # type: ignore[method-assign]
 

@@ -12,11 +12,11 @@ import torch
 from helpers import make_search, run_epochs
 from torch.utils.flop_counter import FlopCounterMode
 
-from supernet.build import count_macs
 from supernet.interfaces import SearchSpace, Setting
 from supernet.modifiers.cost import Cost, edges_into, expected_cost, penalty, uniform
 from supernet.schema.modifiers import CostConfig
 from supernet.spaces import costs
+from supernet.spaces.child_costs import count_macs
 from supernet.spaces.costs import cost_table, multiply_adds, parameters
 from supernet.spaces.darts import DartsSpace
 from supernet.spaces.nasbench201 import Nasbench201Space

@@ -12,6 +12,7 @@ from helpers import make_search, run_epochs
 from supernet.decisions import Decisions
 from supernet.derive.subgraphs import SubgraphsJob
 from supernet.errors import UserError
+from supernet.judging import Judge
 from supernet.loop import run_epoch
 from supernet.reward import Reward
 from supernet.search import Search
@@ -23,7 +24,7 @@ PATHS = ("method=random_ws", "space.nodes=1", "derive.queries=6")
 def judge(search: Search, **settings: Any) -> Reward:
     """A reward with settings of its own."""
     config = type(search.config.derive)(**settings)
-    return Reward(search, config, Decisions(search.parts.space))
+    return Reward(config, Decisions(search.parts.space), size=(8, 8), device=torch.device("cpu"), seed=0)
 
 
 @pytest.mark.parametrize("engine", ["banked", "plain"])
@@ -64,12 +65,14 @@ def test_the_reward_weighs_accuracy_loss_and_cost(tmp_path: Path) -> None:
     decisions = Decisions(search.parts.space)
     values = decisions.random(torch.Generator().manual_seed(0))
     seen = search.evaluate(decisions.mixing(values, torch.device("cpu")))
-    plain = judge(search, accuracy=2.0, loss=-0.5)(values)
+    plain = judge(search, accuracy=2.0, loss=-0.5)(values, seen)
     assert plain["reward"] == pytest.approx(2 * seen["accuracy"] - 0.5 * seen["loss"])
     reward = judge(search, accuracy=2.0, cost="params", target=1000.0, exponent=-0.5)
-    costly = reward(values)
-    assert costly["reward"] == pytest.approx(2 * seen["accuracy"] * (max(costly["cost"], 1e-6) / 1000) ** -0.5)
-    assert reward.objectives(costly) == (costly["reward"], -costly["cost"])
+    costly = reward(values, seen)
+    child = search.parts.space.build_child(decisions.genotype(values))
+    assert costly["cost"] == sum(w.numel() for name, w in child.named_parameters() if "auxiliary" not in name)
+    assert costly["reward"] == pytest.approx(2 * seen["accuracy"] * (costly["cost"] / 1000) ** -0.5)
+    assert reward.objectives(costly) == (costly["reward"], costly["score"], -costly["cost"])
     with pytest.raises(UserError, match=r"derive\.target=5 needs a cost"):
         judge(search, target=5.0)
 
@@ -80,8 +83,9 @@ def test_the_best_subgraph_that_was_judged_is_derived_and_none_is_judged_twice(
     search = run_epochs(make_search(tmp_path, *PATHS, "method=evolution", "derive.queries=12"))
     judged: list[Any] = []
     monkeypatch.setattr(
-        Reward, "__call__", lambda self, v: judged.append(v) or {"reward": -sum(v), "accuracy": 0.5, "loss": 1.0}
+        Reward, "__call__", lambda self, v, seen: judged.append(v) or {"reward": -sum(v), "accuracy": 0.5, "loss": 1.0}
     )
+    monkeypatch.setattr(Judge, "__call__", lambda self, p: {})
     job = search.parts.derivation.job(search)
     assert isinstance(job, SubgraphsJob)
     while job.epoch < job.epochs:

@@ -83,7 +83,8 @@ def finish(composed: DictConfig, method: str | None = None) -> Config:
 
 
 def apply_limit(config: Config) -> Config:
-    """``config`` cut to its ``limit`` by ``min``; ``limit.steps`` and ``limit.images`` are for the loaders."""
+    """``config`` cut to its ``limit`` by ``min``; ``limit.steps`` is for the loaders, and for a controller that takes
+    steps of its own; ``limit.images`` is for the loaders."""
     limit = config.limit
 
     def cut(part: Any) -> Any:
@@ -94,7 +95,12 @@ def apply_limit(config: Config) -> Config:
     derive = config.derive
     if limit.queries is not None and hasattr(derive, "queries"):
         derive = dataclasses.replace(derive, queries=min(derive.queries, limit.queries))
-    return dataclasses.replace(config, search=cut(config.search), retrain=cut(config.retrain), derive=derive)
+    update = config.update
+    if limit.steps is not None and hasattr(update, "steps"):
+        update = dataclasses.replace(update, steps=min(update.steps, limit.steps))
+    return dataclasses.replace(
+        config, search=cut(config.search), retrain=cut(config.retrain), derive=derive, update=update
+    )
 
 
 def options() -> dict[str, list[str]]:

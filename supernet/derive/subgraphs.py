@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from supernet.decisions import Decisions, Values
 from supernet.derive.top2 import top2
-from supernet.interfaces import Derivation, SearchSpace, State
+from supernet.interfaces import Derivation, SearchSpace, State, Strategy
+from supernet.judging import Judge
 from supernet.loop import DerivationJob
+from supernet.pareto import write_front
 from supernet.reward import Reward
 from supernet.schema.strategies import QueriesConfig
 from supernet.search import Search
@@ -32,19 +35,20 @@ class Subgraphs(Derivation):
         return top2(p, space)
 
     def job(self, search: Search) -> DerivationJob:
-        return SubgraphsJob(search, self.config, seed=self.seed)
+        decisions = Decisions(search.parts.space)
+        return SubgraphsJob(search, self.config, build_strategy(self.config, decisions, self.seed), decisions)
 
 
 class SubgraphsJob(DerivationJob):
     """Asks a strategy until ``queries`` subgraphs are judged; a subgraph that was judged before costs nothing."""
 
-    def __init__(self, search: Search, config: QueriesConfig, *, seed: int) -> None:
+    def __init__(self, search: Search, config: QueriesConfig, strategy: Strategy, decisions: Decisions) -> None:
         super().__init__(search.services)
-        self.search, self.config = search, config
+        self.search, self.config, self.strategy, self.decisions = search, config, strategy, decisions
         self.weights, self.finite = search.weights, search.finite
-        self.decisions = Decisions(search.parts.space)
-        self.strategy = build_strategy(config, self.decisions, seed)
-        self.reward = Reward(search, config, self.decisions)
+        self.judge = Judge(search, config.recalibrate)
+        device, size = search.services.device, search.parts.task.data.train.size
+        self.reward = Reward(config, decisions, size=size, device=device, seed=search.config.seed)
         self.judged: dict[Values, dict[str, float]] = {}
         self.asked = 0
         self.epochs = min(ROUNDS, config.queries)
@@ -62,7 +66,7 @@ class SubgraphsJob(DerivationJob):
             values = self.strategy.ask()
             for each in values:
                 if each not in self.judged:
-                    self.judged[each] = self.reward(each)
+                    self.judged[each] = self.reward(each, self.judge(self.decisions.mixing(each, self.reward.device)))
             self.strategy.tell(values, [self.reward.objectives(self.judged[v]) for v in values])
             self.asked += len(values)
 
@@ -84,6 +88,12 @@ class SubgraphsJob(DerivationJob):
 
     def genotype(self) -> Genotype:
         return self.decisions.genotype(self.best)
+
+    def write(self, directory: Path) -> None:
+        """With a cost, the front of what was judged: a table with genotypes, and a plot."""
+        if self.config.cost != "none":
+            judged = {str(self.decisions.genotype(v)): figures for v, figures in self.judged.items()}
+            write_front(judged, self.config.cost, directory)
 
     def state_dict(self) -> State:
         return {

@@ -17,6 +17,7 @@ from supernet.schema import (  # noqa: F401 (they register)
     derivations,
     modifiers,
     relaxations,
+    sampling,
     spaces,
     strategies,
     tasks,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from supernet.registry import register
 from supernet.schema.fields import choice, listed, ranged
+from supernet.schema.sampling import PATHS
 
 
 @dataclass
@@ -244,7 +245,7 @@ PERTURBED = {
     "relaxation=sigmoid": "a perturbed p is divided by its sum over an edge's operations, and sigmoids do not sum to 1",
     "relaxation=hard_gumbel": ONE_OPERATION,
     "relaxation=reinmax": "a draw of one operation would no longer be one",
-    "modifier=uniform_paths": "the weights learn at one subgraph, and no p is near it",
+    **dict.fromkeys(PATHS, "the weights learn at one subgraph, and no p is near it"),
 }
 register("modifier", "partial_channels", PartialChannelsConfig, "supernet.modifiers.partial_channels:PartialChannels")
 register("modifier", "edge_norm", EdgeNormConfig, "supernet.modifiers.edge_norm:EdgeNorm")
@@ -270,7 +271,7 @@ register(
     "supernet.modifiers.auxiliary_skip:AuxiliarySkip",
     refuses={
         "relaxation=hard_gumbel": ONE_OPERATION,
-        "modifier=uniform_paths": "the weights learn at one subgraph, and the auxiliary skip is in none",
+        **dict.fromkeys(PATHS, "the weights learn at one subgraph, and the auxiliary skip is in none"),
     },
 )
 register("modifier", "beta_decay", BetaDecayConfig, "supernet.modifiers.beta_decay:BetaDecay")
@@ -324,27 +325,4 @@ register(
         "relaxation=hard_gumbel": "the entropy of a one-hot p is 0 whatever alpha is",
         "relaxation=reinmax": "the entropy of a one-hot p is 0 whatever alpha is",
     },
-)
-
-
-SUBGRAPH_DERIVATIONS = (
-    "random_search", "evolution", "local_search", "reinforce", "ppo", "q_learning", "bayesian", "nsga2"
-)  # fmt: skip
-"""Derivations that judge subgraphs by the supernet's weights (``supernet.schema.strategies``)."""
-
-
-@dataclass
-class UniformPathsConfig:
-    """Each weight step trains one subgraph, drawn uniformly (SPOS, arXiv:1904.00420)."""
-
-    name: str = "uniform_paths"
-
-
-register(
-    "modifier",
-    "uniform_paths",
-    UniformPathsConfig,
-    "supernet.modifiers.uniform_paths:UniformPaths",
-    # Other derivations read p, which says nothing of paths.
-    needs={"update": ("frozen",), "derive": SUBGRAPH_DERIVATIONS},
 )

@@ -9,16 +9,25 @@ from supernet.schema.fields import choice, ranged
 
 
 @dataclass
-class QueriesConfig:
-    """How many subgraphs of the trained supernet are judged, and by what: accuracy * a1 + loss * a2 on validation data,
-    times (cost / target) ** exponent where a cost is named (MnasNet, arXiv:1807.11626, eq. 2)."""
+class RewardConfig:
+    """What a subgraph is judged by: accuracy * a1 + loss * a2 on validation data, times (cost / target) ** exponent
+    where a cost is named (MnasNet, arXiv:1807.11626, eq. 2)."""
 
-    queries: int = ranged(500, ge=1)
     accuracy: float = 1.0  # a1
     loss: float = 0.0  # a2; negative makes a small loss good
-    cost: str = choice("none", "none", "flops", "params", "latency")
-    target: float | None = ranged(None, gt=0)  # in multiply-adds, weights or milliseconds; null: of a uniform p
+    cost: str = choice("none", "none", "flops", "params", "latency")  # of the child
+    target: float | None = ranged(None, gt=0)  # in multiply-adds, weights or milliseconds; null: of random children
     exponent: float = ranged(-0.07, le=0)
+
+
+@dataclass
+class QueriesConfig(RewardConfig):
+    """How many subgraphs of the trained supernet are judged."""
+
+    queries: int = ranged(500, ge=1)
+    # Training batches for a subgraph's own statistics before it is judged; null: 8 with search.statistics=running, and
+    # none with batch, where norms use the batch that they see.
+    recalibrate: int | None = ranged(None, ge=0)
 
 
 @dataclass
@@ -47,11 +56,9 @@ class LocalSearchConfig(QueriesConfig):
 
 
 @dataclass
-class ReinforceConfig(QueriesConfig):
-    """ENAS's LSTM controller (arXiv:1802.03268), trained by REINFORCE. The constants of its published micro search hold
-    an operation's probability below .4, which suits the training of shared weights; these let the policy decide."""
+class PolicyConfig:
+    """ENAS's LSTM controller (arXiv:1802.03268) and how it learns."""
 
-    name: str = "reinforce"
     batch: int = ranged(10, ge=1)  # subgraphs whose gradients make one step
     hidden: int = ranged(64, ge=1)
     lr: float = ranged(0.01, gt=0)
@@ -60,15 +67,31 @@ class ReinforceConfig(QueriesConfig):
     op_tanh_reduce: float = ranged(1.0, gt=0)
     entropy_weight: float = ranged(1e-4, ge=0)
     baseline_decay: float = ranged(0.95, ge=0, lt=1)
+    skip_weight: float = ranged(0.0, ge=0)  # of the divergence of the skip probability from skip_target
+    skip_target: float = ranged(0.4, gt=0, lt=1)
 
 
 @dataclass
-class PpoConfig(ReinforceConfig):
+class ClippedConfig(PolicyConfig):
     """The same controller, trained by proximal policy optimisation (arXiv:1707.06347)."""
 
-    name: str = "ppo"
     clip: float = ranged(0.2, gt=0, lt=1)
     passes: int = ranged(4, ge=1)  # over each batch
+
+
+@dataclass
+class ReinforceConfig(PolicyConfig, QueriesConfig):
+    """The controller by REINFORCE. The constants of its published micro search hold an operation's probability below
+    .4, which suits the training of shared weights (update=reinforce); these let the policy decide."""
+
+    name: str = "reinforce"
+
+
+@dataclass
+class PpoConfig(ClippedConfig, QueriesConfig):
+    """The controller by PPO."""
+
+    name: str = "ppo"
 
 
 @dataclass
@@ -92,14 +115,29 @@ class BayesianConfig(QueriesConfig):
 
 @dataclass
 class Nsga2Config(QueriesConfig):
-    """NSGA-II by Optuna; with a cost it trades the reward against the cost. The result is the largest reward, as in all
-    of these; the front itself is not written out."""
+    """NSGA-II by Optuna (arXiv:1810.03522 uses it): it trades accuracy * a1 + loss * a2 against the cost. The front is
+    written out; the result is the largest reward, as in all of these."""
 
     name: str = "nsga2"
     population: int = ranged(50, ge=2)
 
 
-for _config in (
+@dataclass
+class ControllerConfig(QueriesConfig):
+    """Subgraphs drawn from the controller that was trained with the weights (ENAS, arXiv:1802.03268, section 2.3)."""
+
+    name: str = "controller"
+    queries: int = ranged(10, ge=1)
+
+
+register(
+    "derive",
+    "controller",
+    ControllerConfig,
+    "supernet.derive.controller:FromController",
+    needs={"update": ("reinforce", "ppo")},
+)
+_CONFIGS = (
     RandomSearchConfig,
     EvolutionConfig,
     LocalSearchConfig,
@@ -108,7 +146,10 @@ for _config in (
     QLearningConfig,
     BayesianConfig,
     Nsga2Config,
-):
+)
+STRATEGIES = tuple(config.name for config in _CONFIGS)
+"""Derivations that judge subgraphs by the supernet's weights."""
+for _config in _CONFIGS:
     register(
         "derive",
         _config.name,

@@ -115,10 +115,10 @@ def milliseconds(candidate: Candidate, device: torch.device) -> float:
         x_BCHW = torch.randn(1, *candidate.shape[1:], device=device)
         for _ in range(WARM_UP):
             module(x_BCHW)
-        return statistics.median(_seconds(module, x_BCHW) for _ in range(RUNS)) * 1e3
+        return statistics.median(seconds_of_call(module, x_BCHW) for _ in range(RUNS)) * 1e3
 
 
-def _seconds(module: nn.Module, x_BCHW: Tensor) -> float:
+def seconds_of_call(module: nn.Module, x_BCHW: Tensor) -> float:
     """Time of one call, until the device has done it."""
     _wait(x_BCHW.device)
     begin = time.perf_counter()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from supernet.decisions import Decisions, Values
+from supernet.errors import UserError
 from supernet.interfaces import State, Strategy
 from supernet.runtime.random import generator
-from supernet.schema.strategies import PpoConfig, ReinforceConfig
+from supernet.schema.strategies import ClippedConfig, PolicyConfig
 from supernet.strategies.policy import LstmPolicy, Rollout
 
 
@@ -39,11 +41,12 @@ class PolicyGradient(Strategy):
     ENAS (arXiv:1802.03268), section 2.2: ascend the mean over a batch of (R - b) log pi(architecture); the entropy,
     times its weight, is added to R, as published (a constant, without gradient). With ``clip``, :func:`clipped` takes
     the place of (R - b) log pi, for several passes over each batch; in the first one, both have the same gradient.
+    ``skip_weight`` times :func:`skip_density` is descended beside it.
     """
 
-    def __init__(self, config: ReinforceConfig, *, decisions: Decisions, seed: int) -> None:
+    def __init__(self, config: PolicyConfig, *, decisions: Decisions, seed: int) -> None:
         self.config, self.seed = config, seed
-        ppo = config if isinstance(config, PpoConfig) else None
+        ppo = config if isinstance(config, ClippedConfig) else None
         self.passes: int = 1 if ppo is None else ppo.passes
         self.clip: float | None = None if ppo is None else ppo.clip
         self.policy = LstmPolicy(
@@ -55,6 +58,11 @@ class PolicyGradient(Strategy):
             generator=generator(seed, "controller/init"),
         )
         self.adam = torch.optim.Adam(self.policy.parameters(), lr=config.lr, betas=(0.0, 0.999), eps=1e-3)
+        if config.skip_weight > 0 and not self.policy.skips:
+            raise UserError(
+                f"skip_weight={config.skip_weight:g}: this space decides on no skip connections "
+                "(space=enas_macro does), so set it to 0"
+            )
         self.baseline = Baseline(config.baseline_decay)
         self.updates = 0
         self.entropy = 0.0
@@ -69,13 +77,16 @@ class PolicyGradient(Strategy):
         rollout = self.policy.evaluate(values_BV)
         old_log_prob_B, advantage_B = rollout.log_prob_B.detach(), self._advantages(rollout, rewards)
         for i in range(self.passes):
-            log_prob_B = rollout.log_prob_B if i == 0 else self.policy.evaluate(values_BV).log_prob_B
+            now = rollout if i == 0 else self.policy.evaluate(values_BV)
             if self.clip is None:
-                gain_B = advantage_B * log_prob_B
+                gain_B = advantage_B * now.log_prob_B
             else:
-                gain_B = clipped(log_prob_B, old_log_prob_B, advantage_B, self.clip)
+                gain_B = clipped(now.log_prob_B, old_log_prob_B, advantage_B, self.clip)
+            loss = -gain_B.mean()
+            if self.config.skip_weight > 0:
+                loss = loss + self.config.skip_weight * skip_density(now.on_BS, self.config.skip_target)
             self.adam.zero_grad()
-            (-gain_B.mean()).backward()
+            loss.backward()
             self.adam.step()
         self.updates += 1
 
@@ -102,6 +113,19 @@ class PolicyGradient(Strategy):
         self.adam.load_state_dict(state["adam"])
         self.baseline.value, self.updates = state["baseline"], state["updates"]
         self.entropy = state["entropy"]
+
+
+def skip_density(on_BS: Tensor, target: float) -> Tensor:
+    """ENAS (arXiv:1802.03268), section 3.2: the divergence of the skip probability from a prior, KL(pi || target).
+
+    ``on_BS`` are log-probabilities of "on"; summed over the skips into a layer, and meant over layers, as published:
+    hence the sum over all over the number of layers that can have one. The published code takes sigmoid(q) for the
+    probability while it samples with sigmoid(2 q); this is of the probability that is sampled.
+    """
+    off_BS = torch.log1p(-on_BS.exp())
+    kl_BS = on_BS.exp() * (on_BS - math.log(target)) + off_BS.exp() * (off_BS - math.log1p(-target))
+    layers = (math.isqrt(8 * on_BS.shape[1] + 1) - 1) // 2  # L - 1, for L (L - 1) / 2 skips
+    return kl_BS.sum(dim=1).mean() / layers
 
 
 def clipped(log_prob_B: Tensor, old_log_prob_B: Tensor, advantage_B: Tensor, clip: float) -> Tensor:

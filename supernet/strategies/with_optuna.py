@@ -28,7 +28,8 @@ class OptunaStrategy(Strategy):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.optuna, self.config, self.decisions, self.seed = optuna, config, decisions, seed
-        self.objectives = 2 if isinstance(config, Nsga2Config) and config.cost != "none" else 1
+        # Of the reward, the score and what is saved: the reward alone, or the other two.
+        self.several = isinstance(config, Nsga2Config) and config.cost != "none"
         names = [v.name for v in decisions.variables]
         sizes = [v.size for v in decisions.variables]
         self.distributions: dict[str, optuna.distributions.BaseDistribution] = {
@@ -39,7 +40,7 @@ class OptunaStrategy(Strategy):
         self.open: dict[Values, list[Any]] = {}
 
     def _study(self) -> Any:
-        return self.optuna.create_study(directions=["maximize"] * self.objectives)
+        return self.optuna.create_study(directions=["maximize"] * (2 if self.several else 1))
 
     def _sampler(self, number: int) -> Any:
         samplers, config = self.optuna.samplers, self.config
@@ -59,7 +60,7 @@ class OptunaStrategy(Strategy):
 
     def tell(self, asked: Sequence[Values], rewards: Sequence[tuple[float, ...]]) -> None:
         for values, reward in zip(asked, rewards, strict=True):
-            self.study.tell(self.open[values].pop(), list(reward[: self.objectives]))
+            self.study.tell(self.open[values].pop(), list(reward[1:] if self.several else reward[:1]))
 
     def state_dict(self) -> State:
         # A question without an answer, which an interrupt leaves, is asked again.

@@ -34,7 +34,8 @@ class ImageClassification(Task):
         loss = F.cross_entropy(logits_BK, batch.y)
         for auxiliary_BK in auxiliary:
             loss = loss + auxiliary_weight * F.cross_entropy(auxiliary_BK, batch.y)
-        return StepResult(loss, {"correct": (logits_BK.detach().argmax(dim=1) == batch.y).sum()}, None)
+        correct = (logits_BK.detach().argmax(dim=1) == batch.y).sum()
+        return StepResult(loss, {"correct": correct, "count": torch.full_like(correct, len(batch.y))}, None)
 
     def search_loaders(self, config: Config, device: torch.device, *, split: bool) -> dict[str, Loader]:
         """Loaders of the training split for weights, alpha and evaluation; the test split is not among them.

@@ -1,0 +1,87 @@
+"""Weights trained on sampled subgraphs: modifiers that draw them blindly, and controllers that learn to draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from supernet.registry import register
+from supernet.schema.fields import ranged
+from supernet.schema.strategies import STRATEGIES, ClippedConfig, PolicyConfig, RewardConfig
+
+PATHS = ("modifier=uniform_paths", "modifier=fair_paths")
+CONTROLLED = "the controller draws the subgraphs on which the weights are trained"
+
+
+@dataclass
+class UniformPathsConfig:
+    """Each weight step trains one subgraph, drawn uniformly (SPOS, arXiv:1904.00420)."""
+
+    name: str = "uniform_paths"
+
+
+@dataclass
+class FairPathsConfig:
+    """Each weight step trains as many subgraphs as a decision has options, each option in one (FairNAS,
+    arXiv:1907.01845)."""
+
+    name: str = "fair_paths"
+
+
+for _config in (UniformPathsConfig, FairPathsConfig):
+    register(
+        "modifier",
+        _config.name,
+        _config,
+        "supernet.modifiers.paths:Paths",
+        # Other derivations read p, which says nothing of paths.
+        needs={"update": ("frozen",), "derive": STRATEGIES},
+        refuses={path: "each says which subgraphs a step trains" for path in PATHS if _config.name not in path},
+    )
+
+
+@dataclass
+class AlternationConfig:
+    """A controller draws one subgraph a weight step, and learns after every epoch of these (ENAS, arXiv:1802.03268)."""
+
+    steps: int = ranged(30, ge=1)  # of the controller, after every epoch of weight steps
+
+
+@dataclass
+class ReinforceUpdateConfig(AlternationConfig, PolicyConfig, RewardConfig):
+    """ENAS's controller with the settings of its published micro search."""
+
+    name: str = "reinforce"
+    lr: float = ranged(0.0035, gt=0)
+    temperature: float = ranged(1.0, gt=0)
+    tanh_constant: float = ranged(1.1, gt=0)
+    op_tanh_reduce: float = ranged(2.5, gt=0)
+    baseline_decay: float = ranged(0.99, ge=0, lt=1)
+
+
+@dataclass
+class PpoUpdateConfig(AlternationConfig, ClippedConfig, RewardConfig):
+    """The same, trained by PPO (arXiv:1707.06347)."""
+
+    name: str = "ppo"
+    lr: float = ranged(0.0035, gt=0)
+    temperature: float = ranged(1.0, gt=0)
+    tanh_constant: float = ranged(1.1, gt=0)
+    op_tanh_reduce: float = ranged(2.5, gt=0)
+    baseline_decay: float = ranged(0.99, ge=0, lt=1)
+
+
+# What acts on a dense p, or on steps of alpha, has nothing to act on.
+_NO_P = (
+    "auxiliary_skip", "beta_decay", "cost", "dirichlet_kl", "edge_norm", "entropy", "fair_paths", "layer_alignment",
+    "operation_freezing", "perturb_adversarial", "perturb_random", "progressive_shrinking", "prune_widen",
+    "ranking_stop", "skip_limit", "skip_stop", "uniform_paths", "warm_up", "zero_one_loss",
+)  # fmt: skip
+for _update in (ReinforceUpdateConfig, PpoUpdateConfig):
+    register(
+        "update",
+        _update.name,
+        _update,
+        "supernet.updates.controller:Controller",
+        needs={"derive": ("controller",), "relaxation": ("softmax",)},
+        refuses={f"modifier={name}": CONTROLLED for name in _NO_P},
+    )

@@ -1,0 +1,181 @@
+"""Weights trained on sampled subgraphs: fair paths, ENAS's controller, its skips, recalibration, fronts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import make_search, run_epochs
+
+from supernet.decisions import Decisions, Variable
+from supernet.errors import UserError
+from supernet.judging import Judge, recalibrate
+from supernet.modifiers.paths import fair
+from supernet.pareto import front
+from supernet.runtime.random import generator
+from supernet.strategies.policy import LstmPolicy
+from supernet.strategies.reinforce import skip_density
+from supernet.updates.controller import Controller
+
+FAIR = ("method=fairnas", "space.nodes=1", "derive.queries=4")
+ENAS = ("method=enas", "space.nodes=1", "update.steps=2", "update.batch=3")
+
+
+def test_fair_paths_use_every_value_of_a_variable_equally(tmp_path: Path) -> None:
+    decisions = Decisions(make_search(tmp_path, *FAIR).parts.space)
+    paths = fair(decisions, generator(0, "fair"))
+    for i, variable in enumerate(decisions.variables):
+        uses = [sum(path[i] == value for path in paths) for value in range(variable.size)]
+        assert max(uses) - min(uses) <= 1
+        if variable.size == len(paths):
+            assert set(uses) == {1}
+    assert paths != fair(decisions, generator(1, "fair"))
+
+
+def test_a_fair_step_adds_up_the_gradients_of_its_paths(tmp_path: Path) -> None:
+    search = make_search(tmp_path, *FAIR, "search.momentum=0", "search.weight_decay=0", "search.grad_clip=1e9")
+    search.begin_epoch()
+    before = [w.detach().clone() for w in search.weights]
+    expected = [torch.zeros_like(w) for w in search.weights]
+    for path in range(search.paths):
+        ctx = search.context(path)
+        grads = torch.autograd.grad(ctx.run("weights", ctx.mixing("weights")).loss, search.weights, allow_unused=True)
+        for total, grad in zip(expected, grads, strict=True):
+            total += 0 if grad is None else grad
+    assert search.paths == len(fair(Decisions(search.parts.space), generator(0, "any")))
+    search.train_step()
+    lr = search.weight_optimizer.param_groups[0]["lr"]
+    for w, old, grad in zip(search.weights, before, expected, strict=True):
+        torch.testing.assert_close(w.detach(), old - lr * grad, atol=1e-6, rtol=1e-4)
+
+
+def test_the_controller_alternates_with_the_weights(tmp_path: Path) -> None:
+    search = make_search(tmp_path, *ENAS, "search.statistics=running")
+    update = search.parts.update
+    assert isinstance(update, Controller)
+    assert search.steps_per_epoch == search.weight_steps + 2
+    search.begin_epoch()
+    moved = []
+    while search.step_in_epoch < search.steps_per_epoch:
+        state = [t.detach().clone() for t in search.parts.net.state_dict().values()]
+        policy = [w.detach().clone() for w in update.strategy.policy.parameters()]
+        search.train_step()
+        same = all(map(torch.equal, state, search.parts.net.state_dict().values()))
+        still = all(map(torch.equal, policy, update.strategy.policy.parameters()))
+        moved.append((not same, not still))
+        search.step_in_epoch += 1
+    assert moved == [(True, False)] * search.weight_steps + [(False, True)] * 2
+    means = search.meter.means()
+    assert {"loss", "reward", "controller_entropy", "baseline"} <= set(means)
+    assert 0 <= means["reward"] <= 1, "a reward is an accuracy, averaged over the steps that have one"
+
+
+def test_weight_steps_follow_the_policy(tmp_path: Path) -> None:
+    search = make_search(tmp_path, *ENAS, "update.tanh_constant=8", "update.op_tanh_reduce=1", "update.lr=0.02")
+    update = search.parts.update
+    assert isinstance(update, Controller)
+    sure = update.decisions.random(generator(3, "sure"))
+    for _ in range(60):
+        update.strategy.tell([sure] * 3, [(1.0,)] * 3)  # all of a batch: the baseline alone says that it is good
+        update.strategy.baseline.value = 0.0
+    policy = update.strategy.policy
+    with torch.no_grad():
+        share = float(policy.evaluate(torch.tensor([sure])).log_prob_B.exp())
+    drawn = []
+    for step in range(40):
+        search.step_in_epoch = step
+        masks = search.context().mixing("weights")
+        wanted = update.decisions.mixing(sure, torch.device("cpu"))
+        drawn.append(all(masks[name].mask_NK == wanted[name].mask_NK for name in wanted))
+    assert share > 0.3
+    assert sum(drawn) / 40 == pytest.approx(share, abs=0.3)
+
+
+def macro(layers: int) -> list[Variable]:
+    """The variables of a space with an operation and the skips of every layer."""
+    found = []
+    for layer in range(layers):
+        found.append(Variable(f"layer/{layer}", "layer", "op", layer, ("a", "b")))
+        found += [Variable(f"skip/{layer}<-{j}", "skip", "skip", layer, ("off", "on"), source=j) for j in range(layer)]
+    return found
+
+
+def macro_policy(layers: int) -> LstmPolicy:
+    return LstmPolicy(
+        macro(layers),
+        hidden=8,
+        temperature=0.5,
+        tanh_constant=2.0,
+        op_tanh_reduce=1.0,
+        generator=generator(0, "policy"),
+    )
+
+
+def test_probabilities_of_all_networks_with_skips_add_up_to_one() -> None:
+    policy = macro_policy(3)
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.mul_(8)  # far from uniform
+        values_BV = torch.tensor(list(itertools.product((0, 1), repeat=6)))
+        rollout = policy.evaluate(values_BV)
+        p_B = rollout.log_prob_B.exp()
+    assert float(p_B.sum()) == pytest.approx(1, abs=1e-5)
+    assert float(p_B.max()) > 2 / 64
+    entropy = float(-(p_B * p_B.log()).sum())
+    assert float((p_B * rollout.entropy_B).sum()) == pytest.approx(entropy, abs=1e-4)
+    assert rollout.on_BS.shape == (64, 3)
+    drawn = policy.sample(4000, generator(1, "draw")).values_BV
+    counts = (drawn * torch.tensor([32, 16, 8, 4, 2, 1])).sum(dim=1).bincount(minlength=64) / 4000
+    assert float((counts - p_B).abs().max()) < 0.04
+
+
+def test_the_skip_density_is_the_divergence_of_bernoullis() -> None:
+    p_BS = torch.tensor([[0.2, 0.5, 0.9], [0.4, 0.4, 0.4]])
+
+    def kl(p: float) -> float:
+        return p * math.log(p / 0.4) + (1 - p) * math.log((1 - p) / 0.6)
+
+    expected = sum(kl(float(p)) for p in p_BS.flatten()) / 2 / 2  # two networks, two layers that have skips
+    assert float(skip_density(p_BS.log(), 0.4)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_skip_weight_without_skips_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"skip_weight=0\.8: this space decides on no skip connections"):
+        make_search(tmp_path, *ENAS, "update.skip_weight=0.8")
+
+
+def test_recalibration_takes_the_mean_of_the_batches_statistics() -> None:
+    norm = torch.nn.BatchNorm2d(3, momentum=0.3)
+    norm.running_mean += 7  # type: ignore[operator]
+    batches = [torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(i)) + i for i in range(4)]
+
+    class Images:
+        def __init__(self, x: torch.Tensor) -> None:
+            self.x = x
+
+    recalibrate(norm, norm, [Images(x) for x in batches])  # type: ignore[misc]
+    torch.testing.assert_close(norm.running_mean, torch.stack([x.mean(dim=(0, 2, 3)) for x in batches]).mean(dim=0))
+    torch.testing.assert_close(norm.running_var, torch.stack([x.var(dim=(0, 2, 3)) for x in batches]).mean(dim=0))
+    assert norm.momentum == 0.3
+
+
+def test_a_subgraph_is_judged_by_its_own_statistics(tmp_path: Path) -> None:
+    search = make_search(tmp_path, *FAIR, "search.statistics=running")
+    decisions = Decisions(search.parts.space)
+    a, b = (decisions.mixing(decisions.random(generator(i, "p")), torch.device("cpu")) for i in range(2))
+    judge, raw = Judge(search), Judge(search, recalibrate=0)
+    run_epochs(search)
+    first = judge(a)
+    judge(b)
+    assert judge(a) == first, "what was judged before does not matter"
+    assert raw(b) != judge(b)
+    with pytest.raises(UserError, match="recalibrate=4 would do nothing"):
+        Judge(make_search(tmp_path / "batch", *FAIR), recalibrate=4)
+
+
+def test_the_front_is_what_nothing_dominates() -> None:
+    points = [(0.5, -3.0), (0.6, -3.0), (0.6, -4.0), (0.4, -1.0), (0.6, -3.0), (0.3, -2.0)]
+    assert front(points) == [1, 3, 4]
