@@ -54,3 +54,12 @@ def run_epochs(search: Search) -> Search:
     while search.epoch < search.epochs and search.stopped is None:
         run_epoch(search)
     return search
+
+
+def tiny_space_config(space: str, *overrides: str) -> Config:
+    """TINY in another space than that of DARTS, with some of its keys overridden, and others given."""
+    kept = [text for text in TINY if not text.startswith("space.")]
+    given = [*kept, f"space={space}", "retrain.auxiliary_weight=0", *overrides]
+    if not any(text.startswith("run_dir=") for text in given):
+        given.append("run_dir=unused")
+    return compose(list({text.split("=", 1)[0]: text for text in given}.values()))

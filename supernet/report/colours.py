@@ -21,6 +21,8 @@ COLOURS: dict[str, Rgb] = {
     "dil_conv_5x5": (21, 110, 66),
     "nor_conv_1x1": (147, 112, 219),
     "nor_conv_3x3": (91, 33, 182),
+    "conv_3x3": (225, 70, 85),
+    "conv_5x5": (150, 20, 40),
 }
 OTHERS: tuple[Rgb, ...] = (
     (147, 51, 234),
@@ -33,8 +35,12 @@ OTHERS: tuple[Rgb, ...] = (
 
 
 def colour_of(operation: str) -> Rgb:
-    """The colour of an operation; one that has none of its own gets one that depends on its name only."""
-    return COLOURS.get(operation) or OTHERS[zlib.crc32(operation.encode("utf-8", "replace")) % len(OTHERS)]
+    """The colour of an operation; one that has none of its own gets one that depends on its name only. Operations of
+    ENAS have those of their namesakes."""
+    return (
+        COLOURS.get(operation.removeprefix("enas_"))
+        or OTHERS[zlib.crc32(operation.encode("utf-8", "replace")) % len(OTHERS)]
+    )
 
 
 def blend(colour: Rgb, share: float) -> Rgb:

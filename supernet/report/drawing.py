@@ -41,8 +41,8 @@ def write_drawings(genotype: Genotype, folder: Path) -> None:
 
 
 def cell_title(kind: str) -> str:
-    """What a cell of this kind is called, where there may be only one kind: "normal cell", "cell"."""
-    return kind if kind == "cell" else f"{kind} cell"
+    """What a cell of this kind is called, where there may be only one kind: "normal cell", "cell", "macro"."""
+    return kind if kind in ("cell", "macro") else f"{kind} cell"
 
 
 def draw_cell_svg(cell: CellGenotype, title: str) -> str:

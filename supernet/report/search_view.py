@@ -30,7 +30,7 @@ SKIP = "skip_connect"
 def log_search(
     recorder: Recorder, groups: Sequence[Group], p: Mixing, genotype: Genotype, *, epoch: int, step: int
 ) -> None:
-    """Record p and the derived cell of every group; p is averaged over placements."""
+    """Record p of every group, averaged over placements, and the derived architecture."""
     recorder.layout("search", layout(groups))
     recorder.history.describe(groups)
     recorder.history.derived("search", epoch, step, p, genotype)
@@ -38,14 +38,14 @@ def log_search(
     for group in groups:
         op_LNK = p[group.name].op_LNK
         values[f"entropy/{group.name}"] = entropy(op_LNK)
-        cell = genotype.cells[group.name]
-        values[f"skips/{group.name}"] = float(sum(op == SKIP for op, _ in cell.edges))
         rows_NK = op_LNK.mean(dim=0).tolist()
         for n, row in enumerate(rows_NK):
             for name, share in zip(group.options, row, strict=True):
                 values[f"p_{group.name}/{edge_tag(group, n)}/{name}"] = share
         recorder.image("search", f"p/{group.name}", heat_map_png(group, rows_NK, f"epoch {epoch + 1}"), step)
-        recorder.image("search", f"cell/{group.name}", draw_cell_png(cell, cell_title(group.name), scale=1), step)
+    for kind, cell in genotype.cells.items():
+        values[f"skips/{kind}"] = float(sum(op == SKIP for op, _ in cell.edges))
+        recorder.image("search", f"cell/{kind}", draw_cell_png(cell, cell_title(kind), scale=1), step)
     recorder.text("search", "genotype", "```\n" + "\n".join(textwrap.wrap(str(genotype), WRAP)) + "\n```", step)
     recorder.scalars("search", values, step=step, epoch=epoch)
 

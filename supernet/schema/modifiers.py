@@ -9,6 +9,14 @@ from supernet.schema.fields import choice, listed, ranged
 from supernet.schema.sampling import PATHS
 
 
+def of_cells(reason: str) -> dict[str, str]:
+    """Why a part of cells does not go with the spaces that have none."""
+    return {f"space={name}": reason for name in ("enas_macro",)}
+
+
+SKIPS = "it is about the skip_connect of a cell, and this space has no cells"
+
+
 @dataclass
 class DirichletKLConfig:
     """The loss of alpha gains the divergence of p's Dirichlet distribution from the flat one (DrNAS)."""
@@ -63,9 +71,27 @@ class SkipLimitConfig:
 
 
 register("modifier", "strong_l2", StrongL2Config, "supernet.modifiers.strong_l2:StrongL2")
-register("modifier", "drop_path", DropPathConfig, "supernet.modifiers.drop_path:DropPath")
-register("modifier", "skip_dropout", SkipDropoutConfig, "supernet.modifiers.skip_dropout:SkipDropout")
-register("modifier", "skip_limit", SkipLimitConfig, "supernet.modifiers.skip_limit:SkipLimit")
+register(
+    "modifier",
+    "drop_path",
+    DropPathConfig,
+    "supernet.modifiers.drop_path:DropPath",
+    refuses=of_cells("it drops edges of cells, and this space has no cells"),
+)
+register(
+    "modifier",
+    "skip_dropout",
+    SkipDropoutConfig,
+    "supernet.modifiers.skip_dropout:SkipDropout",
+    refuses=of_cells(SKIPS),
+)
+register(
+    "modifier",
+    "skip_limit",
+    SkipLimitConfig,
+    "supernet.modifiers.skip_limit:SkipLimit",
+    refuses=of_cells(SKIPS),
+)
 
 
 @dataclass
@@ -94,7 +120,10 @@ register(
     "progressive_shrinking",
     ProgressiveShrinkingConfig,
     "supernet.modifiers.progressive_shrinking:ProgressiveShrinking",
-    refuses={"modifier=prune_widen": ONE_LIST_OF_STAGES},
+    refuses={
+        "modifier=prune_widen": ONE_LIST_OF_STAGES,
+        **of_cells("it changes the number of cells, and this space has no cells"),
+    },
 )
 register(
     "modifier",
@@ -168,9 +197,21 @@ register(
     "supernet.modifiers.eigenvalue:Eigenvalue",
     refuses={"relaxation=dirichlet": "its samples have no second derivative by alpha, which a Hessian needs"},
 )
-register("modifier", "skip_stop", SkipStopConfig, "supernet.modifiers.skip_stop:SkipStop")
-register("modifier", "ranking_stop", RankingStopConfig, "supernet.modifiers.ranking_stop:RankingStop")
-register("modifier", "layer_alignment", LayerAlignmentConfig, "supernet.modifiers.layer_alignment:LayerAlignment")
+register("modifier", "skip_stop", SkipStopConfig, "supernet.modifiers.skip_stop:SkipStop", refuses=of_cells(SKIPS))
+register(
+    "modifier",
+    "ranking_stop",
+    RankingStopConfig,
+    "supernet.modifiers.ranking_stop:RankingStop",
+    refuses=of_cells("it ranks the operations of cells, and this space has no cells"),
+)
+register(
+    "modifier",
+    "layer_alignment",
+    LayerAlignmentConfig,
+    "supernet.modifiers.layer_alignment:LayerAlignment",
+    refuses=of_cells("it aligns cells that share alpha, and this space has no cells"),
+)
 register(
     "modifier",
     "operation_freezing",
@@ -247,8 +288,20 @@ PERTURBED = {
     "relaxation=reinmax": "a draw of one operation would no longer be one",
     **dict.fromkeys(PATHS, "the weights learn at one subgraph, and no p is near it"),
 }
-register("modifier", "partial_channels", PartialChannelsConfig, "supernet.modifiers.partial_channels:PartialChannels")
-register("modifier", "edge_norm", EdgeNormConfig, "supernet.modifiers.edge_norm:EdgeNorm")
+register(
+    "modifier",
+    "partial_channels",
+    PartialChannelsConfig,
+    "supernet.modifiers.partial_channels:PartialChannels",
+    refuses=of_cells("it splits the channels at the edges of cells, and this space has no cells"),
+)
+register(
+    "modifier",
+    "edge_norm",
+    EdgeNormConfig,
+    "supernet.modifiers.edge_norm:EdgeNorm",
+    refuses=of_cells("it weighs the edges into the nodes of cells, and this space has no cells"),
+)
 register("modifier", "warm_up", WarmUpConfig, "supernet.modifiers.warm_up:WarmUp")
 register(
     "modifier",
@@ -272,6 +325,7 @@ register(
     refuses={
         "relaxation=hard_gumbel": ONE_OPERATION,
         **dict.fromkeys(PATHS, "the weights learn at one subgraph, and the auxiliary skip is in none"),
+        **of_cells("it adds an operation to the edges of cells, and this space has no cells"),
     },
 )
 register("modifier", "beta_decay", BetaDecayConfig, "supernet.modifiers.beta_decay:BetaDecay")

@@ -69,3 +69,28 @@ class Nasbench201Config:
 
 
 register("space", "nasbench201", Nasbench201Config, "supernet.spaces.nasbench201:from_config")
+
+
+@dataclass
+class EnasMacroConfig:
+    """The macro space of ENAS (arXiv:1802.03268). ``cells`` of search and retrain, which must be the same, are its
+    layers: 12, as published."""
+
+    name: str = "enas_macro"
+    operations: list[str] = listed(
+        "enas_conv_3x3",
+        "enas_sep_conv_3x3",
+        "enas_conv_5x5",
+        "enas_sep_conv_5x5",
+        "enas_avg_pool_3x3",
+        "enas_max_pool_3x3",
+        unique=True,
+    )
+    child_growth: int = ranged(
+        2, ge=1
+    )  # of the child's channels where the image halves; the supernet's stay, as published
+    search_dropout: float = ranged(0.1, ge=0, lt=1)  # before the classifier; published code
+    child_dropout: float = ranged(0.5, ge=0, lt=1)  # published code
+
+
+register("space", "enas_macro", EnasMacroConfig, "supernet.spaces.enas_macro:from_config")

@@ -98,18 +98,19 @@ class FactorizedReduce(nn.Module):
     side.
 
     The published code needs even sizes; here an odd image is padded with a row and a column of zeros on the shifted
-    side.
+    side. ``relu`` comes first in DARTS, and not in ENAS.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, norm: Norm) -> None:
+    def __init__(self, channels_in: int, channels_out: int, norm: Norm, *, relu: bool = True) -> None:
         super().__init__()
+        self.relu = relu
         half = channels_out // 2
         self.conv_1 = nn.Conv2d(channels_in, half, 1, stride=2, bias=False)
         self.conv_2 = nn.Conv2d(channels_in, channels_out - half, 1, stride=2, bias=False)
         self.bn = norm(channels_out)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        x_BCHW = F.relu(x_BCHW)
+        x_BCHW = F.relu(x_BCHW) if self.relu else x_BCHW
         both_BCHW = torch.cat([self.conv_1(x_BCHW), self.conv_2(shift(x_BCHW))], dim=1)
         normed_BCHW: Tensor = self.bn(both_BCHW)
         return normed_BCHW
