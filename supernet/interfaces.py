@@ -98,7 +98,8 @@ class StepContext:
     ``mixing(phase)`` is p' with its graph: keyed noise makes every call within a step the same draw. ``run(phase, p)``
     is one forward pass on the phase's batch, with the phase's random stream and its carry, which it reads and never
     writes. ``alpha_term()`` is the sum of the loss terms that depend on alpha alone, or None. ``guard(grads)`` zeroes
-    gradients that are not finite and remembers the step, so that the loop can stop.
+    gradients that are not finite and remembers the step, so that the loop can stop. ``rate`` multiplies every learning
+    rate: it is below 1 after the search went back behind numbers that were not finite.
     """
 
     net: nn.Module
@@ -112,6 +113,7 @@ class StepContext:
     weight_optimizer: torch.optim.Optimizer
     step: int
     moment: Callable[[Phase], Moment]
+    rate: float = 1.0
 
 
 class Update(ABC):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,14 @@ from supernet.interfaces import State
 from supernet.report.progress import Progress
 from supernet.report.recorder import Recorder
 from supernet.runtime.checkpoint import Checkpoints
-from supernet.runtime.finite import FiniteWatch, check_finite
-from supernet.runtime.memory import memory_in_use
+from supernet.runtime.finite import FiniteWatch, NonFinite, check_finite
+from supernet.runtime.memory import is_out_of_memory, memory_in_use
 from supernet.runtime.signals import Interrupt, Interrupted
 from supernet.spaces.genotype import Genotype
 from supernet.types import Batch
+
+if TYPE_CHECKING:
+    from supernet.recovery import Recovery
 
 SHOW_EVERY = 1.0
 """Seconds between two looks at the device to show how a step went; a look waits for the device."""
@@ -66,8 +70,26 @@ class Meter:
         self.counts = dict(state["counts"])
 
 
+@dataclass(frozen=True)
+class Place:
+    """A batch, so that its images can be found: numbers count from 1; ``images`` are rows of the training split as it
+    was read, or files where images stream."""
+
+    epoch: int
+    batch: int
+    batches: int
+    images: list[int] | list[str]
+
+    def __str__(self) -> str:
+        return f"batch {self.batch} of {self.batches} in epoch {self.epoch}, images {', '.join(map(str, self.images))}"
+
+
 class Job(ABC):
-    """Something that trains: a search, a derivation or a retraining. It counts epochs and the steps within one."""
+    """Something that trains: a search, a derivation or a retraining. It counts epochs and the steps within one.
+
+    ``rate`` multiplies every learning rate, ``micro_batches`` is the number of parts in which a batch is computed, and
+    ``events`` say what changed them on the way (:class:`supernet.recovery.Recovery`).
+    """
 
     phase: str
     epochs: int
@@ -77,7 +99,7 @@ class Job(ABC):
     images_per_step = 0
     """Of the weights' batch; 0 where a step trains no weights."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, micro_batches: int) -> None:
         self.services = services
         self.epoch = 0
         self.step_in_epoch = 0
@@ -86,6 +108,9 @@ class Job(ABC):
         self.stopped: str | None = None
         self.meter = Meter()
         self.finite = FiniteWatch()
+        self.rate = 1.0
+        self.micro_batches = micro_batches
+        self.events: list[State] = []
 
     @property
     def step(self) -> int:
@@ -121,6 +146,10 @@ class Job(ABC):
     @abstractmethod
     def load_state_dict(self, state: State) -> None: ...
 
+    def places(self, step: int) -> dict[str, Place]:
+        """The batches of a step, by what they are for."""
+        return {}
+
     @torch.no_grad()
     def vital(self) -> dict[str, Tensor]:
         """What must be finite in a checkpoint: the last step's effect on the weights shows in no loss of a step yet."""
@@ -139,12 +168,17 @@ class Job(ABC):
             "seconds": self.seconds,
             "stopped": self.stopped,
             "meter": self.meter.state_dict(),
+            "rate": self.rate,
+            "micro_batches": self.micro_batches,
+            "events": list(self.events),
         }
 
     def set_position(self, state: State) -> None:
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.seconds, self.stopped = state["seconds"], state["stopped"]
         self.meter.load_state_dict(state["meter"], self.services.device)
+        self.rate, self.events = state.get("rate", 1.0), list(state.get("events", []))
+        self.micro_batches = max(self.micro_batches, state.get("micro_batches", 1))  # whoever resumes may ask for more
 
 
 class DerivationJob(Job, ABC):
@@ -160,11 +194,12 @@ class DerivationJob(Job, ABC):
         """What else there is to keep of it, into the run directory."""
 
 
-def run_job(job: Job, checkpoints: Checkpoints, header: State) -> None:
+def run_job(job: Job, checkpoints: Checkpoints, header: State, recovery: Recovery) -> None:
     """Run a job to its end, from where its newest checkpoint stands; ``header`` goes into every checkpoint.
 
     Checkpoints are written after every epoch and on a signal (:class:`.signals.Interrupt`), which is polled before
-    every step and in every evaluation. Raises Interrupted after the checkpoint is written.
+    every step and in every evaluation. Raises Interrupted after the checkpoint is written. After a step that failed,
+    ``recovery`` decides.
     """
     services, progress = job.services, job.services.progress
     job.clock = time.monotonic()
@@ -176,16 +211,40 @@ def run_job(job: Job, checkpoints: Checkpoints, header: State) -> None:
         check_finite(job.vital(), f"after step {job.step} of the {job.phase}")
         services.recorder.flush()
         state = {"parts": job.state_dict(), "position": job.position(), "recorder": services.recorder.state_dict()}
-        checkpoints.save({**header, **state}, job.step, job.figure())
+        # The epoch's beginning stays whatever comes after it: it is where a job goes back to.
+        checkpoints.save({**header, **state}, job.step, job.figure(), keep=job.epoch * job.steps_per_epoch)
 
     progress.start(job.phase, job.epochs * job.steps_per_epoch, done=job.step)
+    if job.step == 0 and recovery.needs_beginning:
+        save()
     try:
         while job.epoch < job.epochs and job.stopped is None:
-            run_epoch(job)
-            save()
+            if _epoch_fails(job, save, recovery):
+                save()
     except Interrupted:
-        save()
+        try:
+            save()
+        except NonFinite as error:
+            progress.message(f"{error.finding}, so this state is not saved; a resume comes to the same step again")
         raise
+
+
+def _epoch_fails(job: Job, save: Callable[[], None], recovery: Recovery) -> bool:
+    """The rest of the current epoch and its checkpoint. True where it failed, and the job went back behind it."""
+    memory = False
+    try:
+        run_epoch(job)
+        save()
+        return False
+    except NonFinite as error:
+        recovery.not_finite(error)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        memory = True
+    if memory:
+        recovery.out_of_memory()
+    return True
 
 
 def run_epoch(job: Job) -> None:
@@ -195,8 +254,10 @@ def run_epoch(job: Job) -> None:
     first = job.step_in_epoch
     while job.step_in_epoch < job.steps_per_epoch:
         job.services.interrupt.check()
+        job.finite.step = job.step
         job.train_step()
         job.step_in_epoch += 1
+        job.finite.poll(f"of the {job.phase}")
         job.services.progress.advance()
         if time.monotonic() - shown > SHOW_EVERY:
             shown = time.monotonic()
@@ -245,3 +306,12 @@ class Stream:
             self._rest = self.loader.epoch(epoch, start=number)
         self._step, self._current = step, next(self._rest)
         return self._current
+
+    @property
+    def is_read(self) -> bool:
+        return self._step >= 0
+
+    def place(self, step: int) -> Place:
+        """Which batch that of a step is."""
+        epoch, number = divmod(step, len(self.loader))
+        return Place(epoch + 1, number + 1, len(self.loader), self.loader.images(epoch, number))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from supernet.evaluate import eval_mode, loss_and_accuracy, predict
 from supernet.interfaces import State
-from supernet.loop import Job, Services, Stream, cosine
+from supernet.loop import Job, Place, Services, Stream, cosine
 from supernet.runtime.compute import autocast
 from supernet.runtime.distributed import sync_grads
+from supernet.runtime.microbatches import in_parts
 from supernet.runtime.random import reseed
 from supernet.schema import Config
 from supernet.tasks.images import ImageClassification
@@ -25,7 +28,7 @@ class Retraining(Job):
     phase = "retrain"
 
     def __init__(self, config: Config, task: ImageClassification, child: nn.Module, services: Services) -> None:
-        super().__init__(services)
+        super().__init__(services, config.memory.micro_batches)
         self.config, self.task, self.child = config, task, child
         self.weights = list(child.parameters())
         settings = config.retrain
@@ -43,7 +46,7 @@ class Retraining(Job):
         settings = self.config.retrain
         self.drop_path = settings.drop_path * self.epoch / self.epochs  # the published linear ramp
         for group in self.optimizer.param_groups:
-            group["lr"] = cosine(settings.lr, settings.lr_min, self.epoch, self.epochs)
+            group["lr"] = self.rate * cosine(settings.lr, settings.lr_min, self.epoch, self.epochs)
 
     def train_step(self) -> None:
         settings = self.config.retrain
@@ -55,15 +58,19 @@ class Retraining(Job):
         reseed(self.config.seed, "retrain", self.step)
         batch = self.batches.batch(self.step)
         with autocast(self.services.device, self.config.precision):
-            result = self.task.step(net, batch, None, auxiliary_weight=settings.auxiliary_weight)
+            step = partial(self.task.step, net, p=None, auxiliary_weight=settings.auxiliary_weight)
+            result = in_parts(step, batch, self.micro_batches, self.child)
         result.loss.backward()
         sync_grads([w.grad for w in self.weights if w.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.weights, settings.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         loss = result.loss.detach()
-        self.finite.note(self.step, loss=loss, gradient=norm)
+        self.finite.note(loss=loss, **{"gradient of the weights": norm})
         self.meter.add({"loss": loss, "accuracy": result.metrics["correct"] / len(batch.y), "grad_norm": norm})
+
+    def places(self, step: int) -> dict[str, Place]:
+        return {"retraining": self.batches.place(step)}
 
     def end_epoch(self, means: dict[str, float]) -> None:
         values = {f"train_{name}" if name in ("loss", "accuracy") else name: v for name, v in means.items()}

@@ -18,13 +18,14 @@ from supernet.config import compare, from_yaml, to_yaml
 from supernet.errors import UserError
 from supernet.interfaces import State
 from supernet.loop import Job, Services, run_job
+from supernet.recovery import Recovery
 from supernet.report.progress import Progress
 from supernet.report.recorder import Recorder
 from supernet.runtime.checkpoint import Checkpoints, Foreign
 from supernet.runtime.compute import set_deterministic
 from supernet.runtime.device import environment, pick_device, same_bits, set_threads
 from supernet.runtime.files import write_atomic
-from supernet.runtime.memory import keep_freed_memory
+from supernet.runtime.memory import OutOfMemory, is_out_of_memory, keep_freed_memory, peak_memory
 from supernet.runtime.signals import Interrupt
 from supernet.schema import Config
 
@@ -68,7 +69,7 @@ class Run:
                 ) from error
             self.services.progress.message(f"resuming the {job.phase} from {path.name} ({self._position(job)})")
         header: State = {"phase": job.phase, "config": to_yaml(self.config), "environment": self.environment}
-        run_job(job, checkpoints, header)
+        run_job(job, checkpoints, header, Recovery(job, checkpoints, self.config))
 
     def _check(self, job: Job, state: State, path: Path) -> None:
         """Raise Foreign for a file that somebody has put there: of another run, or of another job."""
@@ -120,6 +121,14 @@ def open_run(config: Config, directory: Path) -> Iterator[Run]:
             progress.message(f"{config.name}, method {config.method}, seed {config.seed}: {directory}")
             recorder.hparams(hyperparameters(config), FIGURES)
             yield Run(config, directory, Services(device, recorder, progress, interrupt), environment(device))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        # Not in a job's step, which says more: when a network is built, say, or when the test split is looked at.
+        raise OutOfMemory(
+            f"out of memory ({peak_memory(device) / 1e9:.3g} GB at most until then): give a smaller batch, channels or "
+            "cells, or memory.micro_batches; resume=auto goes on from the last checkpoint"
+        ) from error
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise

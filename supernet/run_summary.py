@@ -84,6 +84,7 @@ def child_summary(
         "epochs": retraining.epoch,
         "steps": retraining.step,
         "seconds": retraining.seconds,
+        **({"events": retraining.events} if retraining.events else {}),
         **{f"valid_{name}": value for name, value in retraining.valid.items()},
         "test": test,
     }
@@ -111,6 +112,7 @@ def search_summary(search: Search) -> dict[str, Any]:
         **{f"valid_{name}": value for name, value in search.valid.items()},
         "valid_seen_by_weights": not search.parts.update.uses_validation,
         "stopped_early": search.stopped,
+        **({"events": search.events} if search.events else {}),
         **({} if search.parts.derivation.needs_search else {"trained": False}),
     }
 
@@ -121,5 +123,6 @@ def derivation_summary(derivation: DerivationJob) -> dict[str, Any]:
         "epochs": derivation.epoch,
         "steps": derivation.step,
         "seconds": derivation.seconds,
+        **({"events": derivation.events} if derivation.events else {}),
         **{f"valid_{name}": value for name, value in derivation.valid.items()},
     }

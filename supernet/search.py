@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -27,12 +28,13 @@ from supernet.interfaces import (
     StopModifier,
     Update,
 )
-from supernet.loop import Job, Services, Stream, cosine
+from supernet.loop import Job, Place, Services, Stream, cosine
 from supernet.mixer import Mixer
 from supernet.report.search_view import log_search
 from supernet.runtime.compute import autocast
 from supernet.runtime.distributed import sync_grads
 from supernet.runtime.finite import check_finite
+from supernet.runtime.microbatches import in_parts
 from supernet.runtime.random import reseed
 from supernet.schema import Config
 from supernet.spaces.genotype import Genotype
@@ -68,7 +70,7 @@ class Search(Job):
     phase = "search"
 
     def __init__(self, config: Config, parts: SearchParts, services: Services) -> None:
-        super().__init__(services)
+        super().__init__(services, config.memory.micro_batches)
         self.config, self.parts = config, parts
         settings = config.search
         self.use_net(parts.net)
@@ -109,7 +111,7 @@ class Search(Job):
         settings = self.config.search
         first, last = self._stage_epochs() if self.stages is not None and self.stages.new_weights else (0, self.epochs)
         for group in self.weight_optimizer.param_groups:
-            group["lr"] = cosine(settings.lr, settings.lr_min, self.epoch - first, last - first)
+            group["lr"] = self.rate * cosine(settings.lr, settings.lr_min, self.epoch - first, last - first)
 
     def _next_stage(self) -> None:
         """From what the stage before has come to; all of it is in the state, so a resume between the two does alike."""
@@ -154,10 +156,20 @@ class Search(Job):
     def train_step(self) -> None:
         if self.step_in_epoch < self.weight_steps:
             values = search_step(self, self.context())
-            self.finite.note(self.step, loss=values["loss"], gradient=values["grad_norm"])
         else:
             values = self.parts.update.step(self.context())
         self.meter.add(values)
+
+    def places(self, step: int) -> dict[str, Place]:
+        epoch, number = divmod(step, self.steps_per_epoch)
+        if number >= self.weight_steps:
+            after = self.steps_per_epoch - self.weight_steps
+            return {"alpha": self.batches["alpha"].place(epoch * after + number - self.weight_steps)}
+        return self.places_together(epoch * self.weight_steps + number)
+
+    def places_together(self, number: int) -> dict[str, Place]:
+        """The batches of the step that trains weights for the ``number``-th time."""
+        return {name: stream.place(number) for name, stream in self.batches.items() if stream.is_read}
 
     def modifiers(self, hook: type[Hook]) -> list[Hook]:
         """The modifiers that implement a hook, in the order of their names."""
@@ -182,15 +194,19 @@ class Search(Job):
         step, parts = self.step + self.steps_after, self.parts
 
         def mixing(phase: Phase) -> Mixing:
-            return parts.mixer.sample(
+            p = parts.mixer.sample(
                 self.moment(phase, path), step=step, gradient=lambda p: gradient_of_p(ctx, phase, p.leaf())
             )
+            self.finite.note(**{f"p of the {phase} step": torch.stack([t.detach().sum() for t in p.tensors()])})
+            return p
 
         def run(phase: Phase, p: Mixing) -> StepResult:
             # Every pass of a phase draws alike, so that the passes of a finite difference differ in weights only.
             reseed(self.config.seed, f"search/{phase}", step)
             with autocast(self.services.device, self.config.precision):
-                result = parts.task.step(parts.net, self._batch(phase), p, self.carry[phase])
+                task_step = partial(parts.task.step, parts.net, p=p, carry=self.carry[phase])
+                result = in_parts(task_step, self._batch(phase), self.micro_batches, parts.net)
+            self.finite.note(**{f"loss of the {phase} step": result.loss})
             self.next_carry[phase] = result.carry
             return result
 
@@ -200,24 +216,26 @@ class Search(Job):
             run=run,
             alpha_term=lambda: self.loss_term("alpha", mixing),
             sync_grads=sync_grads,
-            guard=lambda grads: self.finite.guard(step, "gradient of alpha", grads),
+            guard=lambda grads: self.finite.guard("gradient of alpha", grads),
             architecture=parts.architecture,
             weights=self.weights,
             weight_optimizer=self.weight_optimizer,
             step=step,
             moment=self.moment,
+            rate=self.rate,
         )
         return ctx
 
     def loss_term(self, phase: Phase, mixing: Callable[[Phase], Mixing]) -> Tensor | None:
         """Sum of the modifiers' loss terms of a phase, or None."""
-        modifiers = self.modifiers(LossModifier)
+        modifiers = {name: m for name, m in self.parts.modifiers.items() if isinstance(m, LossModifier)}
         if not modifiers:
             return None
         p, alphas, moment = mixing(phase), self.parts.mixer.values(), self.moment(phase)
-        terms = [m.loss_term(p, alphas, moment) for m in modifiers]
-        present = [term for term in terms if term is not None]
-        return torch.stack(present).sum() if present else None
+        terms = {name: m.loss_term(p, alphas, moment) for name, m in modifiers.items()}
+        present = {name: term for name, term in terms.items() if term is not None}
+        self.finite.note(**{f"loss term of {name} in the {phase} step": term for name, term in present.items()})
+        return torch.stack(list(present.values())).sum() if present else None
 
     def alpha_moves(self) -> bool:
         """Whether no modifier holds alpha back."""
@@ -310,6 +328,7 @@ def search_step(search: Search, ctx: StepContext) -> dict[str, Tensor]:
     for modifier in search.modifiers(GradientModifier):
         modifier.edit_gradients(parts.net, ctx)
     norm = nn.utils.clip_grad_norm_(ctx.weights, search.config.search.grad_clip)
+    search.finite.note(**{"gradient of the weights": norm})
     ctx.weight_optimizer.step()
     ctx.weight_optimizer.zero_grad(set_to_none=True)
     search.carry.update(search.next_carry)

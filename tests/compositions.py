@@ -160,11 +160,11 @@ def run(config: Config, folder: Path, task: ImageClassification, *, stop_after: 
     return outcome
 
 
-def run_interrupted(config: Config, folder: Path, task: ImageClassification) -> Outcome:
+def run_interrupted(config: Config, folder: Path, task: ImageClassification, stop_after: int = 3) -> Outcome:
     """The same, but stopped in the middle and gone on with by new objects from the checkpoint, as often as needed."""
     for _ in range(3):
         try:
-            return run(config, folder, task, stop_after=3)
+            return run(config, folder, task, stop_after=stop_after)
         except Interrupted:
             continue
     raise AssertionError("interrupted without end")

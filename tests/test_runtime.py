@@ -627,11 +627,13 @@ def test_check_finite_names_what_and_where(bad: float) -> None:
 def test_watch_names_the_first_bad_step(bad: float) -> None:
     watch = FiniteWatch()
     watch.check("of the search")
-    for step in range(10):
-        watch.note(step, loss=torch.tensor(bad if step in (4, 6) else 1.0), other=torch.tensor(step / 1.0))
-        if step == 3:
+    for watch.step in range(10):
+        watch.note(loss=torch.tensor(bad if watch.step in (4, 6) else 1.0), other=torch.tensor(watch.step / 1.0))
+        if watch.step < 4:
             watch.check("of the search")
-    watch.note(10, other=torch.tensor([1.0, float("inf")]))
+            watch.poll("of the search")
+    watch.step = 10
+    watch.note(other=torch.tensor([1.0, float("inf")]))
     with pytest.raises(NonFinite, match=r"^loss not finite at step 4 of the search:"):
         watch.check("of the search")
 
@@ -640,14 +642,14 @@ def test_guard_keeps_a_bad_gradient_from_alpha() -> None:
     watch = FiniteWatch()
     alphas = [torch.nn.Parameter(torch.randn(2, 3)) for _ in range(2)]
     optimizer = torch.optim.Adam(alphas, lr=0.1, weight_decay=1e-3)
-    for step in range(6):
+    for watch.step in range(6):
         for alpha in alphas:
             alpha.grad = torch.ones_like(alpha)
-        if step == 3:
+        if watch.step == 3:
             alphas[1].grad[0, 1] = float("nan")  # type: ignore[index]
         gradients = [alpha.grad for alpha in alphas if alpha.grad is not None]
-        watch.guard(step, "alpha's gradient", gradients)
-        assert all(bool((g == (step != 3)).all()) for g in gradients)
+        watch.guard("alpha's gradient", gradients)
+        assert all(bool((g == (watch.step != 3)).all()) for g in gradients)
         optimizer.step()
     check_finite({"alpha": alphas[1]}, "at the end")
     with pytest.raises(NonFinite, match=r"^alpha's gradient not finite at step 3 of the search:"):
@@ -657,8 +659,9 @@ def test_guard_keeps_a_bad_gradient_from_alpha() -> None:
 def test_watching_makes_the_host_wait_for_nothing() -> None:
     watch = FiniteWatch()
     nowhere = torch.zeros(3, device="meta")  # has no values: reading one raises
-    for step in range(2):
-        watch.note(step, loss=nowhere)
-        watch.guard(step, "gradient", [nowhere, nowhere])
+    for watch.step in range(2):
+        watch.note(loss=nowhere)
+        watch.guard("gradient", [nowhere, nowhere])
+        watch.poll("of the search")
     with pytest.raises((RuntimeError, NotImplementedError)):
         watch.check("of the search")

@@ -18,12 +18,16 @@ from supernet.schema import Config
 
 FREE = {
     "run_dir", "resume", "plugins", "benchmark.path", "task.root", "task.download", "task.workers",
-    "checkpoint.keep_last", "checkpoint.keep_best",
+    "checkpoint.keep_last", "checkpoint.keep_best", "nonfinite.policy", "nonfinite.factor", "nonfinite.rollbacks",
+    "memory.on_oom",
 }  # fmt: skip
-"""Keys that may change on resume: they say where things are, how fast they come and what stays of them, not what is
-computed."""
+"""Keys that may change on resume: they say where things are, how fast they come, what stays of them, and what to do
+should a step fail; not what is computed."""
 
-INEXACT = {"device", "engine", "threads", "memory_format", "compile", "deterministic", "task.resident_mb"}
+INEXACT = {
+    "device", "engine", "threads", "memory_format", "compile", "deterministic", "task.resident_mb",
+    "memory.micro_batches",
+}  # fmt: skip
 """Keys that may change on resume, at the price of results that are no longer identical to the last bit."""
 
 

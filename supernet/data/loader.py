@@ -67,6 +67,12 @@ class Loader:
         for number, (raw_BCHW, y_B) in enumerate(self._fetch(epoch, start), start):
             yield Batch(self._finish(raw_BCHW, epoch, number), y_B)
 
+    def images(self, epoch: int, number: int) -> list[int] | list[str]:
+        """The images of a batch: rows of the split, or files where it streams."""
+        rows = self._chunks(self._order(epoch))[number].tolist()
+        pixels = self._images.pixels
+        return [str(pixels.paths[row]) for row in rows] if isinstance(pixels, Files) else rows
+
     def _fetch(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """uint8 images and labels, on the device."""
         order_N = self._order(epoch)

@@ -10,7 +10,7 @@ import torch
 from supernet.derive.projection import Projection, without_decision, without_option
 from supernet.derive.top2 import top2
 from supernet.interfaces import Derivation, SearchSpace, State
-from supernet.loop import DerivationJob, cosine
+from supernet.loop import DerivationJob, Place, cosine
 from supernet.runtime.random import generator
 from supernet.schema.derivations import PerturbationConfig
 from supernet.search import Search, search_step
@@ -48,7 +48,7 @@ class PerturbationJob(DerivationJob):
     """
 
     def __init__(self, search: Search, config: PerturbationConfig, *, seed: int) -> None:
-        super().__init__(search.services)
+        super().__init__(search.services, search.micro_batches)
         self.search, self.config = search, config
         settings, groups = search.config.search, tuple(search.parts.mixer.groups.values())
         search.use_net(search.parts.net)
@@ -76,9 +76,10 @@ class PerturbationJob(DerivationJob):
         if self.epoch % self.interval == 0:
             self._decide(self.epoch // self.interval)
         settings = self.search.config.search
+        self.search.rate, self.search.micro_batches = self.rate, self.micro_batches
         start = settings.lr * self.config.lr_factor
         for group in self.search.weight_optimizer.param_groups:
-            group["lr"] = cosine(start, min(start, settings.lr_min), self.epoch, self.epochs)
+            group["lr"] = self.rate * cosine(start, min(start, settings.lr_min), self.epoch, self.epochs)
 
     def _decide(self, number: int) -> None:
         """A round; what is decided already stays, so that an interrupted round goes on where it stood."""
@@ -125,9 +126,10 @@ class PerturbationJob(DerivationJob):
 
     def train_step(self) -> None:
         self.search.steps_after = self.step
-        values = search_step(self.search, self.search.context())
-        self.finite.note(self.step, loss=values["loss"], gradient=values["grad_norm"])
-        self.meter.add(values)
+        self.meter.add(search_step(self.search, self.search.context()))
+
+    def places(self, step: int) -> dict[str, Place]:
+        return self.search.places_together(self.search.epoch * self.search.weight_steps + step)
 
     def end_epoch(self, means: dict[str, float]) -> None:
         self.valid = self.search.evaluate()

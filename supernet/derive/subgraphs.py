@@ -43,7 +43,7 @@ class SubgraphsJob(DerivationJob):
     """Asks a strategy until ``queries`` subgraphs are judged; a subgraph that was judged before costs nothing."""
 
     def __init__(self, search: Search, config: QueriesConfig, strategy: Strategy, decisions: Decisions) -> None:
-        super().__init__(search.services)
+        super().__init__(search.services, search.micro_batches)
         self.search, self.config, self.strategy, self.decisions = search, config, strategy, decisions
         self.weights, self.finite = search.weights, search.finite
         self.judge = Judge(search, config.recalibrate)

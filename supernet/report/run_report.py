@@ -61,6 +61,7 @@ def render(report: dict[str, Any]) -> str:
         parts += ["## Search", table(("", ""), _plain(report["search"]))]
     if report.get("derivation") is not None:
         parts += ["## Derivation", table(("", ""), _plain(report["derivation"]))]
+    parts += _events(report)
     parts += ["## Child", table(("", ""), _plain(report["child"]))]
     if report.get("truth") is not None:
         parts += ["## Truth, from the benchmark's table", table(("", ""), _plain(report["truth"]))]
@@ -70,6 +71,17 @@ def render(report: dict[str, Any]) -> str:
     environment |= environment.pop("versions", {})
     parts += ["## Environment", table(("", ""), environment.items())]
     return "\n\n".join(parts) + "\n"
+
+
+def _events(report: dict[str, Any]) -> list[str]:
+    """Steps that failed, and what was done about them; ``report.json`` also names the images."""
+    rows = [
+        (part, event["what"], event["epoch"] + 1, event["step"], ", ".join(event.get("parts", [])))
+        for part in ("search", "derivation", "child")
+        for event in (report.get(part) or {}).get("events", [])
+    ]
+    heading = "## What happened on the way"
+    return [heading, table(("in the", "what", "epoch", "step", "not finite"), rows)] if rows else []
 
 
 def _test(test: dict[str, Any]) -> list[str]:

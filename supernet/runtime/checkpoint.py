@@ -36,8 +36,11 @@ class Checkpoints:
         self._foreign: set[Path] = set()
         self._best: float | None = None
 
-    def save(self, state: dict[str, Any], step: int, figure: float | None = None) -> Path:
-        """Write the state after ``step``, then drop what is older than the ``keep_last`` newest valid ones.
+    def save(
+        self, state: dict[str, Any], step: int, figure: float | None = None, *, keep: int | None = None
+    ) -> Path:
+        """Write the state after ``step``, then drop what is older than the ``keep_last`` newest valid ones; that of
+        step ``keep`` stays in any case.
 
         ``figure`` is the validation figure of this state, or None where it has none of its own. Raises UserError where
         a file cannot be written, or where a valid later one exists: a resume would take that.
@@ -55,8 +58,14 @@ class Checkpoints:
             write_atomic(self.folder / BEST, pack({**state, "figure": figure}))
             self._best = figure
         write_atomic(path, data)
-        self._retain(path)
+        self._retain(path, keep)
         return path
+
+    def drop_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps, since the run has gone back behind them."""
+        for number, path in self._newest_first():
+            if number > step and path not in self._foreign:
+                _remove(path)
 
     def _is_best(self, figure: float) -> bool:
         if self._best is None and (self.folder / BEST).exists():
@@ -67,16 +76,17 @@ class Checkpoints:
         return self._best is None or figure > self._best
 
     def load_newest(
-        self, check: Callable[[dict[str, Any], Path], None] = lambda state, path: None
+        self, check: Callable[[dict[str, Any], Path], None] = lambda state, path: None, *, until: int | None = None
     ) -> tuple[dict[str, Any], Path] | None:
-        """The newest valid checkpoint's state (on the CPU) and file; None where there is no checkpoint.
+        """The newest valid checkpoint's state (on the CPU) and file, of step ``until`` at most; None where there is no
+        checkpoint.
 
         Damaged ones are named in a warning and passed over, as are those for which ``check(state, file)`` raises
         Foreign; the latter are left alone for good. Raises UserError where none is left, and where the newest is of
         another version.
         """
         reasons = {}
-        for path in self._candidates():
+        for path in self._candidates(until):
             try:
                 state = unpack(path)
                 _check_version(state, path)
@@ -98,7 +108,9 @@ class Checkpoints:
             )
         return None
 
-    def _candidates(self) -> list[Path]:
+    def _candidates(self, until: int | None) -> list[Path]:
+        if until is not None:
+            return [path for number, path in self._newest_first() if number <= until and path not in self._foreign]
         best = self.folder / BEST
         return [path for _, path in self._newest_first()] + ([best] if best.exists() else [])
 
@@ -108,15 +120,15 @@ class Checkpoints:
         matches = ((_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
         return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
-    def _retain(self, newest: Path) -> None:
+    def _retain(self, newest: Path, keep: int | None) -> None:
         """Delete what is not needed any more, damaged files and the remains of killed processes among it."""
         valid = 0
-        for _, path in self._newest_first():
+        for number, path in self._newest_first():
             if path in self._foreign:
                 continue
             if valid < self.keep_last and (path == newest or _is_valid(path)):
                 valid += 1
-            else:
+            elif number != keep:
                 _remove(path)
         for pattern in (".step-*.tmp", f".{BEST}.*.tmp"):
             for leftover in self.folder.glob(pattern):

@@ -1,5 +1,5 @@
-"""What a run holds of memory, and keeping what is freed: where the C library is glibc, big tensors otherwise cost
-thousands of page faults each time."""
+"""What a run holds of memory, what it says where there is none left, and keeping what is freed: where the C library is
+glibc, big tensors otherwise cost thousands of page faults each time."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 import torch
+
+from supernet.errors import UserError
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of <malloc.h>
 
@@ -32,10 +34,29 @@ def keep_freed_memory() -> bool:
 def memory_in_use(device: torch.device) -> int:
     """Bytes: on a GPU the most that tensors have taken so far; else what this process has of the machine's memory now,
     or, where the system does not say, at most had."""
+    pages = Path("/proc/self/statm")
+    if device.type != "cuda" and pages.exists():
+        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return peak_memory(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that tensors have taken of a GPU so far, else the most that this process has had."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    pages = Path("/proc/self/statm")
-    if pages.exists():
-        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+class OutOfMemory(UserError):
+    """There was not enough memory for what the configuration asks for."""
+
+
+_REFUSALS = ("DefaultCPUAllocator", "MPS backend out of memory")
+"""What the messages of allocators hold that have no exception of their own."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: torch raises an exception of its own on GPUs, and a RuntimeError on the CPU."""
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or (isinstance(error, RuntimeError) and any(refusal in str(error) for refusal in _REFUSALS))

@@ -83,6 +83,24 @@ class CheckpointConfig:
 
 
 @dataclass
+class NonFiniteConfig:
+    """What to do where a loss, a gradient or a parameter is NaN or infinite. It is reported in any case."""
+
+    policy: str = choice("stop", "stop", "rollback")  # rollback: to the epoch's beginning, with smaller learning rates
+    factor: float = ranged(0.5, gt=0, lt=1)  # of all learning rates, at each rollback
+    rollbacks: int = ranged(3, ge=1)  # of a search, a derivation or a retraining, at most
+
+
+@dataclass
+class MemoryConfig:
+    """What to do where memory is short."""
+
+    # A batch is computed in so many parts, one of which at a time is in memory; a batch norm sees one part.
+    micro_batches: int = ranged(1, ge=1)
+    on_oom: str = choice("stop", "stop", "halve")  # halve: go on with the parts half as large
+
+
+@dataclass
 class LimitConfig:
     """Upper bounds that ``debug`` sets and nothing else does; applied with ``min`` after composing."""
 
@@ -126,4 +144,6 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    nonfinite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     limit: LimitConfig = field(default_factory=LimitConfig)

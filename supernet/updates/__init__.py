@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet.interfaces import State, StepContext
+from supernet.runtime.microbatches import KeepBuffers
 from supernet.schema import AlphaConfig
 from supernet.schema.updates import FirstOrderConfig
 from supernet.types import Mixing, Phase
@@ -45,17 +46,14 @@ def quiet(net: nn.Module, weights: Sequence[nn.Parameter] = ()) -> Iterator[None
     virtual weights (the published code updates them up to four times a step). ``weights`` need no gradient meanwhile,
     so none is computed for them and nothing is kept for it.
     """
-    buffers = list(net.buffers())
-    saved = [buffer.clone() for buffer in buffers]
     for weight in weights:
         weight.requires_grad_(False)
     try:
-        yield
+        with KeepBuffers(net):
+            yield
     finally:
         for weight in weights:
             weight.requires_grad_(True)
-        for buffer, before in zip(buffers, saved, strict=True):
-            buffer.copy_(before)
 
 
 class AlphaOptimizer:
@@ -63,10 +61,11 @@ class AlphaOptimizer:
 
     def __init__(self, config: FirstOrderConfig, alpha: AlphaConfig, architecture: Sequence[nn.Parameter]) -> None:
         self.architecture = list(architecture)
+        self.lr = alpha.lr * config.lr_factor
         beta1, beta2 = config.betas
         self.adam = torch.optim.Adam(
             self.architecture,
-            lr=alpha.lr * config.lr_factor,
+            lr=self.lr,
             betas=(beta1, beta2),
             weight_decay=config.weight_decay,
         )
@@ -75,7 +74,7 @@ class AlphaOptimizer:
         """Add the loss terms on alpha, synchronise across ranks, step. Returns the norm of the gradient.
 
         A gradient that is not finite is zeroed by the guard, since it would stay in Adam's state for ever; the loop
-        then stops.
+        then stops or goes back.
         """
         term = ctx.alpha_term()
         if term is not None:
@@ -86,6 +85,8 @@ class AlphaOptimizer:
         ctx.guard(grads)
         for parameter, grad in zip(self.architecture, grads, strict=True):
             parameter.grad = grad
+        for group in self.adam.param_groups:
+            group["lr"] = self.lr * ctx.rate
         self.adam.step()
         self.adam.zero_grad()
         return {"alpha_grad_norm": norm}
