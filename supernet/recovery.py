@@ -93,6 +93,7 @@ class Recovery:
 
     def _go_back(self, state: State) -> None:
         job = self.job
+        job.lap()
         spent = job.seconds
         for weight in job.weights:
             weight.grad = None

@@ -36,9 +36,7 @@ class Checkpoints:
         self._foreign: set[Path] = set()
         self._best: float | None = None
 
-    def save(
-        self, state: dict[str, Any], step: int, figure: float | None = None, *, keep: int | None = None
-    ) -> Path:
+    def save(self, state: dict[str, Any], step: int, figure: float | None = None, *, keep: int | None = None) -> Path:
         """Write the state after ``step``, then drop what is older than the ``keep_last`` newest valid ones; that of
         step ``keep`` stays in any case.
 
