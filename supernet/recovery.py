@@ -60,7 +60,7 @@ class Recovery:
         job.rate *= settings.factor
         report |= {"what": "rollback", "back_to_epoch": job.epoch, "rate": job.rate}
         self._say(
-            f"rollback {done + 1} of at most {settings.rollbacks}: back to the beginning of epoch {job.epoch + 1}, all "
+            f"rollback {done + 1} of at most {settings.rollbacks}: back to the beginning of epoch {job.epoch + 1}, "
             f"learning rates times {job.rate:g} from here on",
             report,
             said,

@@ -83,14 +83,14 @@ def test_a_bad_loss_ends_the_run_within_its_step_and_names_it(
 
 
 def test_the_part_is_named(tmp_path: Path) -> None:
-    search = make_search(tmp_path, "modifier=[beta_decay]")
+    search = make_search(tmp_path, *SMALL, "modifier=[beta_decay]")
     decay = search.parts.modifiers["beta_decay"]
     original = decay.loss_term  # type: ignore[attr-defined]
     decay.loss_term = lambda *a: None if (term := original(*a)) is None else (1 + term) / 0.0  # type: ignore[attr-defined]
     with pytest.raises(NonFinite, match=r"^loss term of beta_decay in the alpha step, gradient of alpha not finite at"):
         run_epoch(search)
     assert search.step == 1, "within its step"
-    search = make_search(tmp_path / "p")
+    search = make_search(tmp_path / "p", *SMALL)
     with torch.no_grad():
         search.parts.architecture[0].fill_(float("nan"))
     with pytest.raises(NonFinite, match=r"^p of the alpha step, loss of the alpha step, gradient of alpha and "):
@@ -103,7 +103,7 @@ def test_a_rollback_goes_on_from_its_epoch_with_a_smaller_rate(
 ) -> None:
     outcome = run(composed(*ROLLBACK), tmp_path, random_task(64))
     said = capsys.readouterr().out
-    assert "rollback 1 of at most 3: back to the beginning of epoch 2, all learning rates times 0.25 from here" in said
+    assert "rollback 1 of at most 3: back to the beginning of epoch 2, learning rates times 0.25 from here" in said
     search = outcome.search
     assert search.epoch == 2 and search.rate == 0.25
     (event,) = search.events
