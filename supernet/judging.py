@@ -12,6 +12,7 @@ from supernet.errors import UserError
 from supernet.runtime.random import reseed
 from supernet.search import Search
 from supernet.types import Batch, Mixing
+from supernet.updates import quiet
 
 BATCHES = 8
 """Training batches of a recalibration, where nothing else is said."""
@@ -38,10 +39,11 @@ class Judge:
     def __call__(self, p: Mixing) -> dict[str, float]:
         """``loss`` and ``accuracy`` of the subgraph that a one-hot p is."""
         net = self.search.parts.net
-        if self.batches:
-            training = islice(self.search.batches["weights"].loader.epoch(0), self.batches)
-            recalibrate(net, lambda x: net(x, p), training, self.search.services.interrupt.check)
-        return self.search.evaluate(p)
+        with quiet(net):  # what training has tracked stays
+            if self.batches:
+                training = islice(self.search.batches["weights"].loader.epoch(0), self.batches)
+                recalibrate(net, lambda x: net(x, p), training, self.search.services.interrupt.check)
+            return self.search.evaluate(p)
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ CHAPTERS = (
     "derivation",
     "child",
     "truth",
+    "ranking",
 )
 """Keys that have a place of their own in ``report.md``; the rest is the environment."""
 
@@ -67,6 +68,8 @@ def render(report: dict[str, Any]) -> str:
         parts += ["## Truth, from the benchmark's table", table(("", ""), _plain(report["truth"]))]
     if test is not None:
         parts += ["## Test", *_test(test)]
+    if report.get("ranking") is not None:
+        parts += ["## Ranking by the shared weights", *_ranking(report["ranking"])]
     environment = {k: v for k, v in report.items() if k not in CHAPTERS}
     environment |= environment.pop("versions", {})
     parts += ["## Environment", table(("", ""), environment.items())]
@@ -96,6 +99,17 @@ def _test(test: dict[str, Any]) -> list[str]:
         rows = ((name, *counts) for name, counts in zip(names, test["confusion"], strict=True))
         parts += ["Rows are true classes, columns what they were taken for:", table(("", *names), rows)]
     return parts
+
+
+def _ranking(ranking: dict[str, Any]) -> list[str]:
+    rows = [(c["score"], c["tau"], c["rho"], c["precision"]) for c in ranking["correlations"]]
+    header = (
+        f"against {ranking['truth']}, n = {ranking['n']}",
+        "Kendall tau",
+        "Spearman",
+        "precision of the top tenth",
+    )
+    return [table(header, rows), "![Loss on the shared weights against the truth](rank.png)"]
 
 
 def _plain(values: dict[str, Any]) -> Iterable[tuple[str, Any]]:

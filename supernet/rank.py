@@ -1,0 +1,211 @@
+"""How well does a supernet rank architectures? ``python -m supernet.rank run=DIR [n=200] [benchmark.path=FILE]``"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from supernet.config import from_yaml
+from supernet.errors import UserError
+from supernet.schema import Config
+
+if TYPE_CHECKING:
+    from supernet.decisions import Decisions, Values
+    from supernet.search import Search
+
+USAGE = """python -m supernet.rank run=DIR [n=200] [seed=0] [epoch=E] [benchmark=NAME benchmark.path=FILE]
+
+Judge n random subgraphs by the shared weights of a run, and compare with the truth: the table of a benchmark (the run's
+own, or one named here), or else children that are trained from scratch as the run would retrain them and tested (n=20
+then; this takes n retrainings). Prints Kendall's tau, Spearman's rho and the precision of the top tenth of the loss and
+of the accuracy, with the subgraphs' own batch-norm statistics and with the tracked ones where norms track, beside those
+of the parameter count and the multiply-adds. Writes rank.json, rank.md and rank.png into the run directory; the run's
+report shows them. epoch=E takes the checkpoint after that epoch (checkpoint.keep_last says how many stay) and writes
+rank-E.json and so on. Interrupted, the same command goes on. A run with parts of your own needs the modules that
+register them: 'plugins=[my_package.parts]'."""
+
+KEYS = ("run", "n", "seed", "epoch", "benchmark", "benchmark.path", "plugins")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    run: Path
+    n: int | None = None
+    seed: int = 0
+    epoch: int | None = None
+    benchmark: str | None = None
+    benchmark_path: str | None = None
+
+
+def rank(request: Request) -> str:
+    """Judge and compare; the table of correlations as text."""
+    from supernet.decisions import Decisions
+    from supernet.ranking import judge_all, markdown, random_list, write_ranking
+
+    config = _config(request)
+    with _trained(request, config) as search:
+        decisions = Decisions(search.parts.space)
+        truth, source, default = _truth(request, config, decisions, search)
+        n = request.n or default
+        name = "rank" if request.epoch is None else f"rank-{request.epoch}"
+        file = request.run / "rank" / f"{name}-{source}-{n}-{request.seed}.json"
+        file.parent.mkdir(exist_ok=True)
+        rows = judge_all(search, random_list(decisions, n, request.seed), truth, file)
+        about = {"truth": source, "seed": request.seed, "epoch": search.epoch, "seconds": search.seconds}
+        found = write_ranking(rows, about, request.run, name)
+    if request.epoch is None:
+        _into_report(request.run, {**about, "n": n, "correlations": [vars(c) for c in found]})
+    return markdown(found, n)
+
+
+def _config(request: Request) -> Config:
+    """The run's configuration, with the benchmark that is named here."""
+    from supernet.registry import PARTS
+    from supernet.run import CONFIG_FILE
+
+    path = request.run / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"run={request.run}: there is no {CONFIG_FILE}, which a run writes; check the path")
+    config = from_yaml(path.read_text(), source=str(path))
+    if request.benchmark is not None:
+        part = PARTS.get(("benchmark", request.benchmark))
+        if part is None:
+            valid = [n for g, n in PARTS if g == "benchmark"]
+            raise UserError(f"benchmark={request.benchmark} is not known", valid=valid, got=request.benchmark)
+        config = dataclasses.replace(config, benchmark=part.config())
+    if request.benchmark_path is not None:
+        if not hasattr(config.benchmark, "path"):
+            raise UserError(f"benchmark.path={request.benchmark_path}: name the benchmark too, benchmark=nasbench201")
+        config = dataclasses.replace(
+            config, benchmark=dataclasses.replace(config.benchmark, path=request.benchmark_path)
+        )
+    return config
+
+
+@contextmanager
+def _trained(request: Request, config: Config) -> Iterator[Search]:
+    """The run's search with the weights of its checkpoint. Raises UserError where the search is not finished."""
+    from supernet.build import build_search, build_space, build_task
+    from supernet.loop import Services
+    from supernet.report.progress import Progress
+    from supernet.report.recorder import Recorder
+    from supernet.runtime.checkpoint import Checkpoints
+    from supernet.runtime.device import pick_device, set_threads
+    from supernet.runtime.signals import Interrupt
+
+    set_threads(config.threads)
+    task = build_task(config)
+    with Interrupt() as interrupt, Progress() as progress, Recorder(request.run / "rank") as recorder:
+        services = Services(pick_device(config.device), recorder, progress, interrupt)
+        search = build_search(config, task, build_space(config, task), services)
+        checkpoints = Checkpoints(request.run / "checkpoints" / search.phase)
+        step = None if request.epoch is None else request.epoch * search.steps_per_epoch
+        found = checkpoints.load_newest(until=step)
+        if found is None or (step is not None and found[0]["position"]["epoch"] != request.epoch):
+            where = "" if request.epoch is None else f" after epoch {request.epoch} (checkpoint.keep_last keeps more)"
+            raise UserError(f"run={request.run}: there is no checkpoint of its search{where}; train the supernet first")
+        search.load_state_dict(found[0]["parts"])
+        search.set_position(found[0]["position"])
+        if request.epoch is None and search.epoch < search.epochs and search.stopped is None:
+            raise UserError(
+                f"run={request.run}: its search stands at epoch {search.epoch} of {search.epochs}: finish it with "
+                f"resume=auto, or rank the supernet as it is with epoch={search.epoch}"
+            )
+        yield search
+
+
+def _truth(
+    request: Request, config: Config, decisions: Decisions, search: Search
+) -> tuple[Callable[[Values], float], str, int]:
+    """What says how good an architecture is, its name, and how many architectures are asked for by default."""
+    from supernet.benchmarks import build_benchmark
+
+    benchmark = build_benchmark(config, search.parts.space)
+    if benchmark is not None:
+        metric = benchmark.metric
+        return lambda values: benchmark.answer(decisions.genotype(values))[metric], metric, 200
+    if config.retrain.epochs == 0:
+        raise UserError(
+            f"run={request.run} trains no children (retrain.epochs=0) and names no benchmark: give benchmark=NAME"
+        )
+    folder = request.run / "rank" / "children"
+    return lambda values: _child_accuracy(config, decisions, values, folder), "test accuracy of the child", 20
+
+
+def _child_accuracy(config: Config, decisions: Decisions, values: Values, folder: Path) -> float:
+    """Test accuracy of the child, trained in a directory of its own, from where that stands."""
+    from supernet.runtime.files import write_atomic
+    from supernet.train import retrain
+
+    genotype = decisions.genotype(values)
+    directory = folder / "-".join(map(str, values))
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "asked.json"
+    write_atomic(path, json.dumps(genotype.to_json()) + "\n")
+    asked = dataclasses.replace(
+        config, genotype=str(path), resume="auto", run_dir=str(directory), benchmark=None, modifier={}
+    )
+    return float(retrain(asked, directory)["child"]["test"]["accuracy"])
+
+
+def _into_report(run: Path, ranking: dict[str, Any]) -> None:
+    from supernet.report.run_report import write_report
+
+    path = run / "report.json"
+    if path.exists():
+        write_report(run, {**json.loads(path.read_text()), "ranking": ranking})
+
+
+def read_request(arguments: Sequence[str]) -> Request:
+    """The arguments of the command. Raises UserError."""
+    given = dict(a.split("=", 1) for a in arguments if "=" in a)
+    for argument in arguments:
+        key = argument.split("=", 1)[0]
+        if "=" not in argument or key not in KEYS:
+            raise UserError(f"{argument!r} is not an argument of rank", valid=[f"{k}=" for k in KEYS], got=f"{key}=")
+    if "run" not in given:
+        raise UserError("give run=DIR: python -m supernet.rank run=DIR")
+    numbers = {}
+    for key, least in (("n", 3), ("seed", 0), ("epoch", 1)):
+        if key in given:
+            if not given[key].isdecimal() or int(given[key]) < least:
+                raise UserError(f"{key}={given[key]}: it must be a whole number of at least {least}")
+            numbers[key] = int(given[key])
+    return Request(
+        Path(given["run"]),
+        numbers.get("n"),
+        numbers.get("seed", 0),
+        numbers.get("epoch"),
+        given.get("benchmark"),
+        given.get("benchmark.path"),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    from supernet.config.overrides import import_plugins, parse, plugins_named
+    from supernet.runtime.signals import Interrupted
+
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or "--help" in arguments or "-h" in arguments:
+        print(USAGE)
+        return 0 if arguments else 2
+    try:
+        import_plugins(plugins_named(parse([a for a in arguments if a.startswith("plugins=")])))
+        print(rank(read_request(arguments)))
+    except (UserError, Interrupted) as error:
+        print(f"error: {error}" if isinstance(error, UserError) else error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

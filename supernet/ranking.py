@@ -1,0 +1,156 @@
+"""How well the shared weights rank architectures: their judgement against a truth, on a list of random subgraphs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from supernet.decisions import Decisions, Values
+from supernet.errors import UserError
+from supernet.interfaces import SearchSpace
+from supernet.judging import Judge
+from supernet.report.plots import scatter
+from supernet.report.run_report import table
+from supernet.runtime.files import write_atomic
+from supernet.runtime.random import generator
+from supernet.search import Search
+from supernet.spaces.child_costs import count_macs, count_parameters
+
+RESAMPLES = 1000
+SAVE_EVERY = 10
+"""Subgraphs between two writes of what is known."""
+TRIES = 100
+"""Draws for each new architecture before a space is said to have no more."""
+
+Row = dict[str, Any]
+"""An architecture: ``genotype``, ``truth``, and one number for each score (large is good)."""
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Of one score with the truth: Kendall's tau-b with its standard error, Spearman's rho, the share of the best
+    tenth by truth that is in the best tenth by score, and tau minus that of the parameter count with a 95 %
+    interval."""
+
+    score: str
+    tau: float
+    tau_error: float
+    rho: float
+    precision: float
+    above_params: float
+    low: float
+    high: float
+
+
+def random_list(decisions: Decisions, n: int, seed: int) -> list[Values]:
+    """``n`` different architectures, drawn uniformly over values; always the same ones. Raises UserError."""
+    found: dict[str, Values] = {}
+    draw = generator(seed, "ranking")
+    for _ in range(n * TRIES):
+        values = decisions.random(draw)
+        found.setdefault(str(decisions.genotype(values)), values)
+        if len(found) == n:
+            return list(found.values())
+    raise UserError(f"n={n}: only {len(found)} different architectures were drawn from this space; ask for fewer")
+
+
+def judge_all(search: Search, listed: Sequence[Values], truth: Callable[[Values], float], file: Path) -> list[Row]:
+    """The rows of the list, those in ``file`` not judged again. Where norms track, a subgraph is judged twice: with the
+    tracked statistics, and with its own."""
+    decisions = Decisions(search.parts.space)
+    scores = {"": Judge(search)}
+    if scores[""].batches:
+        scores["_tracked"] = Judge(search, recalibrate=0)
+    rows: list[Row] = json.loads(file.read_text()) if file.exists() else []
+    device, size = search.services.device, search.parts.task.data.train.size
+    search.services.progress.start("rank", len(listed), done=len(rows))
+    try:
+        for values in listed[len(rows) :]:
+            search.services.interrupt.check()
+            row: Row = {"genotype": str(decisions.genotype(values)), "truth": truth(values)}
+            row |= _size(search.parts.space, decisions, values, size)
+            for name, judge in scores.items():
+                judged = judge(decisions.mixing(values, device))
+                row |= {f"loss{name}": -judged["loss"], f"accuracy{name}": judged["accuracy"]}
+            rows.append(row)
+            search.services.progress.advance()
+            if len(rows) % SAVE_EVERY == 0:
+                write_atomic(file, json.dumps(rows))
+    finally:
+        write_atomic(file, json.dumps(rows))
+    return rows
+
+
+def _size(space: SearchSpace, decisions: Decisions, values: Values, size: tuple[int, int]) -> dict[str, float]:
+    genotype = decisions.genotype(values)
+    with torch.device("meta"):
+        params = count_parameters(space.build_child(genotype))
+    return {"params": float(params), "macs": float(count_macs(space, genotype, size))}
+
+
+def correlations(rows: Sequence[Row]) -> list[Correlation]:
+    """One for each score, with a paired bootstrap over the architectures (the same resamples for all scores)."""
+    from scipy.stats import kendalltau, spearmanr
+
+    truth_N = np.array([row["truth"] for row in rows])
+    scores = {name: np.array([row[name] for row in rows]) for name in rows[0] if name not in ("genotype", "truth")}
+    draws = np.random.default_rng(0).integers(len(rows), size=(RESAMPLES, len(rows)))
+
+    def tau(score_N: np.ndarray, index_N: np.ndarray | slice = slice(None)) -> float:
+        return float(np.nan_to_num(kendalltau(score_N[index_N], truth_N[index_N]).statistic))
+
+    resampled = {name: np.array([tau(score_N, draw) for draw in draws]) for name, score_N in scores.items()}
+    top, found = max(1, len(rows) // 10), []
+    for name, score_N in scores.items():
+        difference = resampled[name] - resampled["params"]
+        best = set(np.argsort(-truth_N, kind="stable")[:top]) & set(np.argsort(-score_N, kind="stable")[:top])
+        found.append(
+            Correlation(
+                score=name,
+                tau=tau(score_N),
+                tau_error=float(resampled[name].std(ddof=1)),
+                # undefined where all are equal, which says as much as no correlation
+                rho=float(spearmanr(score_N, truth_N).statistic) if np.ptp(score_N) and np.ptp(truth_N) else 0.0,
+                precision=len(best) / top,
+                above_params=tau(score_N) - tau(scores["params"]),
+                low=float(np.quantile(difference, 0.025)),
+                high=float(np.quantile(difference, 0.975)),
+            )
+        )
+    return found
+
+
+def markdown(found: Sequence[Correlation], n: int) -> str:
+    """The correlations as a table."""
+    header = (f"score, n = {n}", "Kendall tau", "Spearman", "precision of the top tenth", "tau above the parameters'")
+    rows = [
+        (
+            c.score.replace("_tracked", ", tracked statistics"),
+            f"{c.tau:.3f} ± {c.tau_error:.3f}",
+            f"{c.rho:.3f}",
+            f"{c.precision:.2f}",
+            "" if c.score == "params" else f"{c.above_params:+.3f} ({c.low:+.3f} to {c.high:+.3f})",
+        )
+        for c in found
+    ]
+    return table(header, rows)
+
+
+def write_ranking(rows: Sequence[Row], about: Mapping[str, Any], folder: Path, name: str) -> list[Correlation]:
+    """``NAME.json``, ``NAME.md`` and, where matplotlib is installed, ``NAME.png`` in ``folder``."""
+    found = correlations(rows)
+    document = {**about, "n": len(rows), "correlations": [vars(c) for c in found], "rows": list(rows)}
+    write_atomic(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
+    write_atomic(folder / f"{name}.md", markdown(found, len(rows)) + "\n")
+    points = {"architectures": [(-row["loss"], row["truth"]) for row in rows]}
+    title = f"Kendall tau {next(c.tau for c in found if c.score == 'loss'):.3f}"
+    png = scatter(points, x="validation loss on the shared weights", y=f"truth ({about['truth']})", title=title)
+    if png is not None:
+        write_atomic(folder / f"{name}.png", png)
+    return found
