@@ -21,6 +21,7 @@ from supernet.runtime.checkpoint import Checkpoints
 from supernet.runtime.finite import FiniteWatch, NonFinite, check_finite
 from supernet.runtime.memory import is_out_of_memory, memory_in_use
 from supernet.runtime.signals import Interrupt, Interrupted
+from supernet.schema import RetrainConfig, SearchConfig
 from supernet.spaces.genotype import Genotype
 from supernet.types import Batch
 
@@ -286,6 +287,15 @@ def record_times(job: Job, step_seconds: float | None) -> None:
 def cosine(start: float, end: float, epoch: int, epochs: int) -> float:
     """Learning rate of an epoch: from ``start`` in epoch 0 along half a cosine towards ``end`` after the last one."""
     return end + (start - end) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def annealed(settings: SearchConfig | RetrainConfig, epoch: int, epochs: int) -> float:
+    """Learning rate of an epoch: one half of a cosine, or with ``lr_cycle`` several, each twice as long as the one
+    before, as in SGDR (arXiv:1608.03983), eq. 5, with T_mult = 2 and steps of an epoch."""
+    first, cycle = 0, settings.lr_cycle or epochs
+    while epoch >= first + cycle:
+        first, cycle = first + cycle, 2 * cycle
+    return cosine(settings.lr, settings.lr_min, epoch - first, cycle)
 
 
 class Stream:

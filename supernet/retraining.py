@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from supernet.evaluate import eval_mode, loss_and_accuracy, predict
 from supernet.interfaces import State
-from supernet.loop import Job, Place, Services, Stream, cosine
+from supernet.loop import Job, Place, Services, Stream, annealed
 from supernet.runtime.compute import autocast
 from supernet.runtime.distributed import sync_grads
 from supernet.runtime.microbatches import in_parts
@@ -33,7 +33,11 @@ class Retraining(Job):
         self.weights = list(child.parameters())
         settings = config.retrain
         self.optimizer = torch.optim.SGD(
-            self.weights, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            self.weights,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
         )
         loaders = task.retrain_loaders(config, services.device)
         self.batches, self.evaluation = Stream(loaders["train"]), loaders.get("valid")
@@ -46,7 +50,7 @@ class Retraining(Job):
         settings = self.config.retrain
         self.drop_path = settings.drop_path * self.epoch / self.epochs  # the published linear ramp
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * cosine(settings.lr, settings.lr_min, self.epoch, self.epochs)
+            group["lr"] = self.rate * annealed(settings, self.epoch, self.epochs)
 
     def train_step(self) -> None:
         settings = self.config.retrain

@@ -28,7 +28,7 @@ from supernet.interfaces import (
     StopModifier,
     Update,
 )
-from supernet.loop import Job, Place, Services, Stream, cosine
+from supernet.loop import Job, Place, Services, Stream, annealed
 from supernet.mixer import Mixer
 from supernet.report.search_view import log_search
 from supernet.runtime.compute import autocast
@@ -99,7 +99,12 @@ class Search(Job):
         settings = self.config.search
         self.parts.net, self.weights = net, list(net.parameters())
         self.weight_optimizer = torch.optim.SGD(
-            self.weights, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, foreach=True
+            self.weights,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
+            foreach=True,
         )
         for modifier in self.modifiers(OptimizerModifier):
             modifier.edit_optimizer(self.weight_optimizer)
@@ -111,7 +116,7 @@ class Search(Job):
         settings = self.config.search
         first, last = self._stage_epochs() if self.stages is not None and self.stages.new_weights else (0, self.epochs)
         for group in self.weight_optimizer.param_groups:
-            group["lr"] = self.rate * cosine(settings.lr, settings.lr_min, self.epoch - first, last - first)
+            group["lr"] = self.rate * annealed(settings, self.epoch - first, last - first)
 
     def _next_stage(self) -> None:
         """From what the stage before has come to; all of it is in the state, so a resume between the two does alike."""

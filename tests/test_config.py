@@ -273,7 +273,8 @@ def test_compose_refuses_a_sweep() -> None:
 def test_darts_cifar_is_the_published_recipe() -> None:
     config = compose(["+experiment=darts_cifar"])
     search, retrain = dataclasses.asdict(config.search), dataclasses.asdict(config.retrain)
-    sgd = {"lr": 0.025, "lr_min": 0.0, "momentum": 0.9, "weight_decay": 3e-4, "grad_clip": 5.0}
+    sgd: dict[str, Any] = {"lr": 0.025, "lr_min": 0.0, "momentum": 0.9, "weight_decay": 3e-4, "grad_clip": 5.0}
+    sgd |= {"lr_cycle": None, "nesterov": False}
     published = {"epochs": 50, "batch": 64, "channels": 16, "cells": 8, "train_portion": 0.5, **sgd}
     assert search == {**published, "statistics": "batch", "alpha": {"lr": 3e-4, "init_std": 0.0}}
     recipe = {"epochs": 600, "batch": 96, "channels": 36, "cells": 20, **sgd}
@@ -281,6 +282,28 @@ def test_darts_cifar_is_the_published_recipe() -> None:
     assert retrain == {**recipe, **regularisation}
     assert config.update == FirstOrderConfig(lr_factor=1.0, betas=[0.5, 0.999], weight_decay=1e-3)
     assert (config.task.name, config.task.crop_padding, config.task.flip) == ("cifar10", 4, True)
+
+
+def test_enas_cifar_is_the_published_recipe() -> None:
+    config = compose(["+experiment=enas_cifar"])
+    assert (config.update.name, config.update.steps, config.update.batch, config.update.lr) == (
+        "reinforce",
+        30,
+        10,
+        0.0035,
+    )
+    assert (config.update.tanh_constant, config.update.op_tanh_reduce) == (1.1, 2.5)
+    assert (config.search.epochs, config.search.lr_cycle, config.retrain.epochs) == (10 + 20 + 40 + 80, 10, 630)
+    macro = compose(["+experiment=enas_macro_cifar"])
+    assert (macro.update.steps, macro.update.batch, macro.update.skip_target) == (50, 20, 0.4)
+    assert (macro.space.name, macro.search.cells, macro.search.channels, macro.search.nesterov) == (
+        "enas_macro",
+        12,
+        36,
+        True,
+    )
+    with pytest.raises(UserError, match=r"search\.nesterov=true needs a momentum"):
+        compose(["+experiment=enas_cifar", "search.momentum=0"])
 
 
 def test_parts_of_an_experiment_and_a_method_can_be_replaced() -> None:

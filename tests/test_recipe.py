@@ -10,8 +10,9 @@ import torch
 from helpers import make_search, services, tiny_config
 
 from supernet.build import build_retraining, build_space, build_task
-from supernet.loop import Job, cosine
+from supernet.loop import Job, annealed, cosine
 from supernet.retraining import Retraining
+from supernet.schema import SearchConfig
 from supernet.spaces.genotype import load_genotype
 
 STEP = ["momentum=0", "weight_decay=0", "lr=0.5", "lr_min=0.1"]
@@ -25,6 +26,14 @@ def make_retraining(folder: Path, *overrides: str) -> Retraining:
 
 def test_cosine_begins_at_the_full_rate_and_heads_for_the_end() -> None:
     assert [cosine(0.5, 0.1, epoch, 4) for epoch in (0, 2, 4)] == pytest.approx([0.5, 0.3, 0.1])
+
+
+def test_a_cycle_returns_to_the_full_rate_and_each_is_twice_as_long() -> None:
+    settings = SearchConfig(lr=0.5, lr_min=0.1, lr_cycle=2)
+    rates = [annealed(settings, epoch, 14) for epoch in range(14)]
+    assert rates == pytest.approx([cosine(0.5, 0.1, e, c) for c in (2, 4, 8) for e in range(c)])
+    once = SearchConfig(lr=0.5, lr_min=0.1)
+    assert annealed(once, 3, 14) == cosine(0.5, 0.1, 3, 14)
 
 
 @pytest.mark.parametrize("phase", ["search", "retrain"])

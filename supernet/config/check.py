@@ -111,6 +111,8 @@ def check_values(config: Config) -> None:
         if not _finite(value):
             raise UserError(f"{key}={_text(value)}: it must be a finite number")
     for phase, part in (("search", config.search), ("retrain", config.retrain)):
+        if part.nesterov and part.momentum == 0:
+            raise UserError(f"{phase}.nesterov=true needs a momentum: set {phase}.momentum above 0, or leave it out")
         if part.lr_min > part.lr:
             raise UserError(
                 f"{phase}.lr_min={part.lr_min}: it must be at most {phase}.lr={part.lr}, where the schedule begins"

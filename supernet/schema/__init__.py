@@ -46,7 +46,10 @@ class SearchConfig:
     train_portion: float = ranged(0.5, gt=0, lt=1)  # of the training split, for weights; the rest is for alpha
     lr: float = ranged(0.025, gt=0)
     lr_min: float = ranged(0.0, ge=0)  # the paper anneals to zero, its code to 0.001
+    # Epochs until the rate is back at lr, each time twice as many (SGDR, arXiv:1608.03983); null: it never is.
+    lr_cycle: int | None = ranged(None, ge=1)
     momentum: float = ranged(0.9, ge=0, lt=1)
+    nesterov: bool = False
     weight_decay: float = ranged(3e-4, ge=0)
     grad_clip: float = ranged(5.0, gt=0)
     # The paper normalises with batch statistics throughout the search, its code evaluates with running ones.
@@ -64,7 +67,9 @@ class RetrainConfig:
     cells: int = ranged(20, ge=1)
     lr: float = ranged(0.025, gt=0)
     lr_min: float = ranged(0.0, ge=0)
+    lr_cycle: int | None = ranged(None, ge=1)  # as of the search
     momentum: float = ranged(0.9, ge=0, lt=1)
+    nesterov: bool = False
     weight_decay: float = ranged(3e-4, ge=0)
     grad_clip: float = ranged(5.0, gt=0)
     auxiliary_weight: float = ranged(0.4, ge=0)  # 0 builds no auxiliary head

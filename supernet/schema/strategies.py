@@ -67,7 +67,8 @@ class PolicyConfig:
     op_tanh_reduce: float = ranged(1.0, gt=0)
     entropy_weight: float = ranged(1e-4, ge=0)
     baseline_decay: float = ranged(0.95, ge=0, lt=1)
-    skip_weight: float = ranged(0.0, ge=0)  # of the divergence of the skip probability from skip_target
+    # Of the divergence of the skip probability from skip_target; null: 0.8 where a space has skips, as published.
+    skip_weight: float | None = ranged(None, ge=0)
     skip_target: float = ranged(0.4, gt=0, lt=1)
 
 

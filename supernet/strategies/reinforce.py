@@ -58,10 +58,12 @@ class PolicyGradient(Strategy):
             generator=generator(seed, "controller/init"),
         )
         self.adam = torch.optim.Adam(self.policy.parameters(), lr=config.lr, betas=(0.0, 0.999), eps=1e-3)
-        if config.skip_weight > 0 and not self.policy.skips:
+        weight = config.skip_weight
+        self.skip_weight = (0.8 if weight is None else weight) if self.policy.skips else 0.0
+        if weight is not None and not self.policy.skips:
             raise UserError(
-                f"skip_weight={config.skip_weight:g}: this space decides on no skip connections "
-                "(space=enas_macro does), so set it to 0"
+                f"skip_weight={weight:g}: this space decides on no skip connections "
+                "(space=enas_macro does), so leave it out"
             )
         self.baseline = Baseline(config.baseline_decay)
         self.updates = 0
@@ -83,8 +85,8 @@ class PolicyGradient(Strategy):
             else:
                 gain_B = clipped(now.log_prob_B, old_log_prob_B, advantage_B, self.clip)
             loss = -gain_B.mean()
-            if self.config.skip_weight > 0:
-                loss = loss + self.config.skip_weight * skip_density(now.on_BS, self.config.skip_target)
+            if self.skip_weight > 0:
+                loss = loss + self.skip_weight * skip_density(now.on_BS, self.config.skip_target)
             self.adam.zero_grad()
             loss.backward()
             self.adam.step()
