@@ -292,6 +292,7 @@ def test_enas_cifar_is_the_published_recipe() -> None:
         10,
         0.0035,
     )
+    assert (config.space.name, config.space.nodes, len(config.space.operations)) == ("darts", 5, 5)
     assert (config.update.tanh_constant, config.update.op_tanh_reduce) == (1.1, 2.5)
     assert (config.search.epochs, config.search.lr_cycle, config.retrain.epochs) == (10 + 20 + 40 + 80, 10, 630)
     macro = compose(["+experiment=enas_macro_cifar"])
@@ -343,7 +344,7 @@ def test_methods_and_experiments_never_set_the_same() -> None:
         assert groups <= {"relaxation", "update", "modifier", "derive"}
     for keys, groups in experiments:
         assert groups <= {"task", "space", "method"}
-        assert {key.split(".")[0] for key in keys} <= {"name", "threads", "search", "retrain"}
+        assert {key.split(".")[0] for key in keys} <= {"name", "threads", "checkpoint", "search", "retrain"}
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("method/*.yaml")), ids=lambda path: path.stem)
