@@ -26,14 +26,16 @@ class Judge:
     SPOS (arXiv:1904.00420), section 3.4. Where norms use the batch that they see, there is nothing to recalibrate.
     """
 
-    def __init__(self, search: Search, recalibrate: int | None = None, *, key: str = "derive.recalibrate") -> None:
+    def __init__(self, search: Search, recalibrate: int | None = None, *, images: int | None = None) -> None:
+        """``recalibrate`` batches; about ``images`` of the validation data, or all of it."""
         tracks = search.config.search.statistics == "running"
         if recalibrate and not tracks:
             raise UserError(
-                f"{key}={recalibrate} would do nothing: search.statistics=batch normalises by the batch; "
+                f"derive.recalibrate={recalibrate} would do nothing: search.statistics=batch normalises by the batch; "
                 "choose running, or leave it out"
             )
         self.search = search
+        self.evaluated = None if images is None else max(1, round(images / search.config.search.batch))
         self.batches = (BATCHES if recalibrate is None else recalibrate) if tracks else 0
 
     def __call__(self, p: Mixing) -> dict[str, float]:
@@ -43,7 +45,7 @@ class Judge:
             if self.batches:
                 training = islice(self.search.batches["weights"].loader.epoch(0), self.batches)
                 recalibrate(net, lambda x: net(x, p), training, self.search.services.interrupt.check)
-            return self.search.evaluate(p)
+            return self.search.evaluate(p, self.evaluated)
 
 
 @torch.no_grad()

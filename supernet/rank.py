@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from supernet.decisions import Decisions, Values
     from supernet.search import Search
 
-USAGE = """python -m supernet.rank run=DIR [n=200] [seed=0] [epoch=E] [benchmark=NAME benchmark.path=FILE]
+USAGE = """python -m supernet.rank run=DIR [n=200] [seed=0] [epoch=E] [images=N] [benchmark=NAME benchmark.path=FILE]
 
 Judge n random subgraphs by the shared weights of a run, and compare with the truth: the table of a benchmark (the run's
 own, or one named here), or else children that are trained from scratch as the run would retrain them and tested (n=20
 then; this takes n retrainings). Prints Kendall's tau, Spearman's rho and the precision of the top tenth of the loss and
-of the accuracy, with the subgraphs' own batch-norm statistics and with the tracked ones where norms track, beside those
-of the parameter count and the multiply-adds. Writes rank.json, rank.md and rank.png into the run directory; the run's
+of the accuracy, with the subgraphs' own batch-norm statistics and with the tracked ones where norms track, beside that
+of the parameter count; images=N judges by about N validation images instead of all. Writes rank.json, rank.md and rank.png into the run directory; the run's
 report shows them. epoch=E takes the checkpoint after that epoch (checkpoint.keep_last says how many stay) and writes
 rank-E.json and so on. Interrupted, the same command goes on. A run with parts of your own needs the modules that
 register them: 'plugins=[my_package.parts]'."""
 
-KEYS = ("run", "n", "seed", "epoch", "benchmark", "benchmark.path", "plugins")
+KEYS = ("run", "n", "seed", "epoch", "images", "benchmark", "benchmark.path", "plugins")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Request:
     n: int | None = None
     seed: int = 0
     epoch: int | None = None
+    images: int | None = None
     benchmark: str | None = None
     benchmark_path: str | None = None
 
@@ -56,10 +57,16 @@ def rank(request: Request) -> str:
         truth, source, default = _truth(request, config, decisions, search)
         n = request.n or default
         name = "rank" if request.epoch is None else f"rank-{request.epoch}"
-        file = request.run / "rank" / f"{name}-{source}-{n}-{request.seed}.json"
+        file = request.run / "rank" / f"{name}-{source}-{n}-{request.seed}-{request.images or 'all'}.json"
         file.parent.mkdir(exist_ok=True)
-        rows = judge_all(search, random_list(decisions, n, request.seed), truth, file)
-        about = {"truth": source, "seed": request.seed, "epoch": search.epoch, "seconds": search.seconds}
+        rows = judge_all(search, random_list(decisions, n, request.seed), truth, file, request.images)
+        about = {
+            "truth": source,
+            "images": request.images,
+            "seed": request.seed,
+            "epoch": search.epoch,
+            "seconds": search.seconds,
+        }
         found = write_ranking(rows, about, request.run, name)
     if request.epoch is None:
         _into_report(request.run, {**about, "n": n, "correlations": [vars(c) for c in found]})
@@ -174,7 +181,7 @@ def read_request(arguments: Sequence[str]) -> Request:
     if "run" not in given:
         raise UserError("give run=DIR: python -m supernet.rank run=DIR")
     numbers = {}
-    for key, least in (("n", 3), ("seed", 0), ("epoch", 1)):
+    for key, least in (("n", 3), ("seed", 0), ("epoch", 1), ("images", 1)):
         if key in given:
             if not given[key].isdecimal() or int(given[key]) < least:
                 raise UserError(f"{key}={given[key]}: it must be a whole number of at least {least}")
@@ -184,6 +191,7 @@ def read_request(arguments: Sequence[str]) -> Request:
         numbers.get("n"),
         numbers.get("seed", 0),
         numbers.get("epoch"),
+        numbers.get("images"),
         given.get("benchmark"),
         given.get("benchmark.path"),
     )

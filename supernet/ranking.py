@@ -20,7 +20,7 @@ from supernet.report.run_report import table
 from supernet.runtime.files import write_atomic
 from supernet.runtime.random import generator
 from supernet.search import Search
-from supernet.spaces.child_costs import count_macs, count_parameters
+from supernet.spaces.child_costs import count_parameters
 
 RESAMPLES = 1000
 SAVE_EVERY = 10
@@ -60,21 +60,27 @@ def random_list(decisions: Decisions, n: int, seed: int) -> list[Values]:
     raise UserError(f"n={n}: only {len(found)} different architectures were drawn from this space; ask for fewer")
 
 
-def judge_all(search: Search, listed: Sequence[Values], truth: Callable[[Values], float], file: Path) -> list[Row]:
-    """The rows of the list, those in ``file`` not judged again. Where norms track, a subgraph is judged twice: with the
+def judge_all(
+    search: Search,
+    listed: Sequence[Values],
+    truth: Callable[[Values], float],
+    file: Path,
+    images: int | None = None,
+) -> list[Row]:
+    """The rows of the list, judged by about ``images``, those in ``file`` not again. Where norms track, a subgraph is judged twice: with the
     tracked statistics, and with its own."""
     decisions = Decisions(search.parts.space)
-    scores = {"": Judge(search)}
+    scores = {"": Judge(search, images=images)}
     if scores[""].batches:
-        scores["_tracked"] = Judge(search, recalibrate=0)
+        scores["_tracked"] = Judge(search, recalibrate=0, images=images)
     rows: list[Row] = json.loads(file.read_text()) if file.exists() else []
-    device, size = search.services.device, search.parts.task.data.train.size
+    device = search.services.device
     search.services.progress.start("rank", len(listed), done=len(rows))
     try:
         for values in listed[len(rows) :]:
             search.services.interrupt.check()
             row: Row = {"genotype": str(decisions.genotype(values)), "truth": truth(values)}
-            row |= _size(search.parts.space, decisions, values, size)
+            row["params"] = _parameters(search.parts.space, decisions, values)
             for name, judge in scores.items():
                 judged = judge(decisions.mixing(values, device))
                 row |= {f"loss{name}": -judged["loss"], f"accuracy{name}": judged["accuracy"]}
@@ -87,11 +93,9 @@ def judge_all(search: Search, listed: Sequence[Values], truth: Callable[[Values]
     return rows
 
 
-def _size(space: SearchSpace, decisions: Decisions, values: Values, size: tuple[int, int]) -> dict[str, float]:
-    genotype = decisions.genotype(values)
+def _parameters(space: SearchSpace, decisions: Decisions, values: Values) -> float:
     with torch.device("meta"):
-        params = count_parameters(space.build_child(genotype))
-    return {"params": float(params), "macs": float(count_macs(space, genotype, size))}
+        return float(count_parameters(space.build_child(decisions.genotype(values))))
 
 
 def correlations(rows: Sequence[Row]) -> list[Correlation]:

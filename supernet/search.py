@@ -6,6 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -276,12 +277,13 @@ class Search(Job):
         """The mean of p' as it is now."""
         return self.parts.mixer.mean(self.moment(phase), step=self.step + self.steps_after)
 
-    def evaluate(self, p: Mixing | None = None) -> dict[str, float]:
-        """Loss and accuracy of p, or else its mean, on the part of the training split that alpha learns from."""
+    def evaluate(self, p: Mixing | None = None, batches: int | None = None) -> dict[str, float]:
+        """Loss and accuracy of p, or else its mean, on the part of the training split that alpha learns from, or on its
+        first ``batches`` (always the same ones, of all classes)."""
         p = self.mean("evaluate") if p is None else p
         with eval_mode(self.parts.net), autocast(self.services.device, self.config.precision):
             logits_BK, y_B = predict(
-                lambda x: self.parts.net(x, p), self.evaluation.epoch(0), self.services.interrupt.check
+                lambda x: self.parts.net(x, p), islice(self.evaluation.epoch(0), batches), self.services.interrupt.check
             )
         return loss_and_accuracy(logits_BK, y_B)
 

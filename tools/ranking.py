@@ -28,7 +28,9 @@ from supernet.runtime.files import write_atomic
 
 PATHS = {"uniform": ("random_ws", 60, 1), "fair": ("fairnas", 12, 5)}
 """Method, epochs, and paths of a weight step: 15,000 paths in all."""
-SHARES = (1 / 12, 1 / 4, 1 / 2, 1)
+SHARES = (1 / 4, 1 / 2, 1)
+IMAGES = 1000
+"""Of the validation data, by which subgraphs are judged."""
 SCORES = {
     "loss": "loss, recalibrated",
     "accuracy": "accuracy, recalibrated",
@@ -73,7 +75,7 @@ def run(kind: str, seed: int, out: Path, table: Path, n: int, overrides: list[st
         file = directory / f"rank-{epoch}.json"
         if not file.exists() or json.loads(file.read_text())["n"] != n:
             truth = ["benchmark=nasbench201", f"benchmark.path={table}"]
-            call("supernet.rank", f"run={directory}", f"n={n}", f"epoch={epoch}", *truth)
+            call("supernet.rank", f"run={directory}", f"n={n}", f"epoch={epoch}", f"images={IMAGES}", *truth)
         found.append(json.loads(file.read_text()))
         print(f"{kind}, seed {seed}, epoch {epoch}: {_tau(found[-1], 'loss'):.3f}", file=sys.stderr, flush=True)
     return found
