@@ -25,10 +25,10 @@ Judge n random subgraphs by the shared weights of a run, and compare with the tr
 own, or one named here), or else children that are trained from scratch as the run would retrain them and tested (n=20
 then; this takes n retrainings). Prints Kendall's tau, Spearman's rho and the precision of the top tenth of the loss and
 of the accuracy, with the subgraphs' own batch-norm statistics and with the tracked ones where norms track, beside that
-of the parameter count; images=N judges by about N validation images instead of all. Writes rank.json, rank.md and rank.png into the run directory; the run's
-report shows them. epoch=E takes the checkpoint after that epoch (checkpoint.keep_last says how many stay) and writes
-rank-E.json and so on. Interrupted, the same command goes on. A run with parts of your own needs the modules that
-register them: 'plugins=[my_package.parts]'."""
+of the parameter count; images=N judges by about N validation images instead of all. Writes rank.json, rank.md and
+rank.png into the run directory; the run's report shows them. epoch=E takes the checkpoint after that epoch
+(checkpoint.keep_last says how many stay) and writes rank-E.json and so on. Interrupted, the same command goes on. A run
+with parts of your own needs the modules that register them: 'plugins=[my_package.parts]'."""
 
 KEYS = ("run", "n", "seed", "epoch", "images", "benchmark", "benchmark.path", "plugins")
 

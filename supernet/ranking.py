@@ -67,8 +67,8 @@ def judge_all(
     file: Path,
     images: int | None = None,
 ) -> list[Row]:
-    """The rows of the list, judged by about ``images``, those in ``file`` not again. Where norms track, a subgraph is judged twice: with the
-    tracked statistics, and with its own."""
+    """The rows of the list, judged by about ``images``; those in ``file`` are not judged again. Where norms track, a
+    subgraph is judged twice: with the tracked statistics, and with its own."""
     decisions = Decisions(search.parts.space)
     scores = {"": Judge(search, images=images)}
     if scores[""].batches:
