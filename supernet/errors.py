@@ -19,3 +19,7 @@ class UserError(Exception):
             hint = f"did you mean {near[0]!r}? " if near else ""
             sentence = f"{sentence}; {hint}Valid: {', '.join(names)}"
         super().__init__(sentence)
+
+
+class InUse(UserError):
+    """Another process is at work in the same run directory."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from supernet.config import compare, from_yaml, to_yaml
+from supernet.config.sweep import LOG_FILE
 from supernet.errors import UserError
 from supernet.interfaces import State
 from supernet.loop import Job, Services, run_job
@@ -30,7 +31,6 @@ from supernet.runtime.signals import Interrupt
 from supernet.schema import Config
 
 CONFIG_FILE = "config.yaml"
-LOG_FILE = "run.log"
 FIGURES = ("test/accuracy", "test/loss", "test/f1")
 UNFIT = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """What loading raises for a state that has other contents than a part has written."""

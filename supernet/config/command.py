@@ -27,6 +27,7 @@ from supernet.config.overrides import import_plugins, job_name
 from supernet.config.preflight import Plan, preflight
 from supernet.config.saved import to_yaml
 from supernet.config.store import CONF
+from supernet.config.sweep import again, list_failures, mark_done, mark_failed
 from supernet.errors import UserError
 from supernet.schema import Config
 
@@ -115,7 +116,15 @@ def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _start(run: RunFunction, plan: Plan) -> None:
     try:
-        _hand_over(run, [*plan.overrides, "-m"] if plan.multirun else plan.overrides)
+        _hand_over(run, [*plan.overrides, "-m"] if plan.directory is not None else plan.overrides)
+    except JobFailed:
+        assert plan.directory is not None
+        print(list_failures(plan.directory, plan.jobs), file=sys.stderr)
+        raise
+    except SystemExit:
+        if plan.directory is not None:
+            print(again(plan.directory), file=sys.stderr)
+        raise
     except OSError as error:  # jobs keep their own errors, so this one is about Hydra making the directory
         raise UserError(f"cannot write the run directory: {error}; choose another with run_dir=DIR") from error
 
@@ -143,17 +152,20 @@ def _run_job(run: RunFunction, composed: DictConfig) -> None:
     """One job: ends the process with its exit code, or raises JobFailed where other jobs are to follow."""
     node = HydraConfig.get()
     several = node.mode == RunMode.MULTIRUN
+    directory = Path(node.runtime.output_dir)
     try:
         import_plugins(composed.get("plugins") or [])  # a launcher may have started this job in another process
         config = finish(composed, method=str(node.runtime.choices["method"]))
-        directory = Path(node.runtime.output_dir)
         run(dataclasses.replace(config, run_dir=str(directory)), directory)
+        if several:
+            mark_done(directory)
     except (Exception, KeyboardInterrupt) as error:
         if several:
             print(f"job {job_name(node.overrides.task)} failed:", file=sys.stderr)
         code = _report(error)
         stopped = not isinstance(error, UserError) and hasattr(error, "exit_code")  # a signal ends the whole sweep
         if several and not stopped and not isinstance(error, KeyboardInterrupt):
+            mark_failed(directory, error, code)
             raise JobFailed(code) from error
         sys.exit(code)
 

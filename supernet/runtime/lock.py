@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from supernet.errors import UserError
+from supernet.errors import InUse, UserError
 from supernet.schema import Config
 
 FILE = ".lock"
@@ -101,7 +101,7 @@ class RunLock:
         except BlockingIOError as error:
             owner = _owner(handle)
             os.close(handle)
-            raise UserError(
+            raise InUse(
                 f"{self.directory} is in use by {owner}: wait until that has ended, end it, or choose another run_dir"
             ) from error
         except OSError:

@@ -1,0 +1,53 @@
+"""The jobs of a multirun that failed: each says so in its own directory, and the command lists them at its end."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+from supernet.errors import InUse
+
+LOG_FILE = "run.log"
+FAILED_FILE = "failed.json"
+"""Stands in the directory of a job that failed, until it succeeds."""
+
+
+def mark_failed(directory: Path, error: BaseException, code: int) -> None:
+    """Append the traceback to the job's own log, and leave the reason beside it."""
+    if isinstance(error, InUse):
+        return  # the directory, and the log in it, are another process's
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / LOG_FILE).open("a", encoding="utf-8") as log:
+            log.write("".join(traceback.format_exception(error)))
+        reason = f"{type(error).__name__}: {error}" if code == 1 else str(error)
+        (directory / FAILED_FILE).write_text(json.dumps({"exit_code": code, "reason": reason}, indent=1) + "\n")
+    except OSError:
+        return  # the job's own error has been shown, and there is nowhere to write it
+
+
+def mark_done(directory: Path) -> None:
+    """Take back that the job failed before."""
+    (directory / FAILED_FILE).unlink(missing_ok=True)
+
+
+def list_failures(directory: Path, jobs: Iterable[str]) -> str:
+    """What failed of a multirun in ``directory``, and how to go on; ``jobs`` are the names of all, where they are
+    known."""
+    names = list(jobs) or sorted(path.parent.name for path in directory.glob(f"*/{FAILED_FILE}"))
+    lines = []
+    for name in names:
+        try:
+            reason = json.loads((directory / name / FAILED_FILE).read_text())["reason"].splitlines()[0]
+        except (OSError, ValueError, KeyError, IndexError):
+            continue
+        lines.append(f"  {name}: {reason}  ({directory / name / LOG_FILE})")
+    count = f"{len(lines)} of {len(names)} jobs failed:" if list(jobs) else f"{len(lines)} jobs failed:"
+    return "\n".join([count, *lines, again(directory)])
+
+
+def again(directory: Path) -> str:
+    """How to go on with a multirun."""
+    return f"The same command with run_dir={directory} runs what is missing, and goes on where a job was interrupted."
