@@ -215,7 +215,7 @@ def run_job(job: Job, checkpoints: Checkpoints, header: State, recovery: Recover
         # The epoch's beginning stays whatever comes after it: it is where a job goes back to.
         checkpoints.save({**header, **state}, job.step, job.figure(), keep=job.epoch * job.steps_per_epoch)
 
-    progress.start(job.phase, job.epochs * job.steps_per_epoch, done=job.step)
+    progress.start(job.phase, job.epochs * job.steps_per_epoch, steps_per_epoch=job.steps_per_epoch, done=job.step)
     if job.step == 0 and recovery.needs_beginning:
         save()
     try:

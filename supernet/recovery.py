@@ -112,4 +112,5 @@ class Recovery:
         job.events.append(event)
         job.services.progress.message(text)
         job.services.recorder.text(job.phase, event["what"], f"{why}: {text}", job.step)
-        job.services.progress.start(job.phase, job.epochs * job.steps_per_epoch, done=job.step)
+        total = job.epochs * job.steps_per_epoch
+        job.services.progress.start(job.phase, total, steps_per_epoch=job.steps_per_epoch, done=job.step)

@@ -34,6 +34,10 @@ CONFIG_FILE = "config.yaml"
 FIGURES = ("test/accuracy", "test/loss", "test/f1")
 UNFIT = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """What loading raises for a state that has other contents than a part has written."""
+DETERMINISTIC = (
+    "deterministic=true: a step took 1.12 times as long on a CPU, which repeats itself without it as well; what it costs "
+    "on a GPU has not been measured (docs/performance.md)"
+)
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 
 
@@ -119,6 +123,8 @@ def open_run(config: Config, directory: Path) -> Iterator[Run]:
     try:
         with Interrupt() as interrupt, Progress(directory / LOG_FILE) as progress, Recorder(directory) as recorder:
             progress.message(f"{config.name}, method {config.method}, seed {config.seed}: {directory}")
+            if config.deterministic:
+                progress.message(DETERMINISTIC)
             recorder.hparams(hyperparameters(config), FIGURES)
             yield Run(config, directory, Services(device, recorder, progress, interrupt), environment(device))
     except (RuntimeError, MemoryError) as error:

@@ -25,8 +25,9 @@ from supernet.derive.top2 import Top2
 from supernet.report.cell_layout import Box, Curve, lay_out
 from supernet.report.colours import COLOURS, blend, colour_of
 from supernet.report.drawing import draw_cell_png, draw_cell_svg, write_drawings
-from supernet.report.progress import Progress, duration
+from supernet.report.progress import Progress
 from supernet.report.recorder import METRICS, Recorder
+from supernet.report.remaining import Remaining, duration
 from supernet.report.run_report import write_report
 from supernet.report.search_view import entropy, heat_map_png, log_search
 from supernet.runtime.signals import Interrupted
@@ -262,39 +263,76 @@ def test_a_new_run_and_a_shortened_record(tmp_path: Path, caplog: pytest.LogCapt
     assert "shorter" in caplog.text
 
 
-def test_plain_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [100.0]
-    monkeypatch.setattr("supernet.report.progress.time.monotonic", lambda: clock[0])
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in seconds, as its one element."""
+    now = [100.0]
+    for module in ("progress", "remaining"):
+        monkeypatch.setattr(f"supernet.report.{module}.time.monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("notebook", [False, True])
+def test_plain_progress(
+    notebook: bool,
+    tmp_path: Path,
+    clock: list[float],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: notebook)
     with Progress(tmp_path / "run.log") as progress:
-        progress.start("search", total=100, done=50)
+        progress.start("search", total=100, steps_per_epoch=25, done=50)
         for _ in range(25):
             clock[0] += 2.0
             progress.advance()
             progress.show(epoch=4, loss=0.5)
+        clock[0] += 10.0
         progress.epoch("search", 4, 8, {"train_loss": 0.25, "valid_accuracy": 0.5, "entropy": 1.0})
+        clock[0] += 5.0
+        clock[0] += 2.0
+        progress.advance()
+        progress.epoch("search", 4, 8, {})
         progress.message("Genotype(normal=[('sep_conv_3x3', 0)])")
     lines = capsys.readouterr().out.splitlines()
-    # 25 steps in 50 s by this process; the 50 steps of an earlier one took unknown time.
+    # The 50 steps of an earlier process took unknown time; that of a pause is known once one is over.
     assert lines == [
-        "search  epoch 4  loss 0.5  step 66/100  1m08s left",
-        "search epoch 4/8  train_loss 0.25  valid_accuracy 0.5  50s left",
+        "search  epoch 4  loss 0.5  step 66/100  more than 1m08s left of the search",
+        "search epoch 4/8  train_loss 0.25  valid_accuracy 0.5  more than 50s left of the search",
+        "search epoch 4/8  1m03s left of the search",
         "Genotype(normal=[('sep_conv_3x3', 0)])",
     ]
     assert (tmp_path / "run.log").read_text().splitlines() == lines
 
 
+def test_time_left_is_what_it_then_takes(clock: list[float]) -> None:
+    """An evaluation of 30 s after every epoch of 20 steps; from epoch 5 on, a stage's steps take 3 s instead of 1 s."""
+    remaining, left = Remaining(200, 0, 20), {}
+    for epoch in range(10):
+        for number in range(20):
+            clock[0] += 3.0 if epoch >= 5 else 1.0
+            remaining.advance()
+            if number == 10:
+                left[epoch] = (remaining.seconds(), clock[0])
+        clock[0] += 30.0
+    for epoch in (1, 3, 8, 9):
+        seconds, then = left[epoch]
+        truth = clock[0] - then - (0 if epoch >= 5 else 5 * 40)  # nobody knows of a stage before it begins
+        assert seconds == pytest.approx(truth, rel=0.02), epoch
+
+
 def test_progress_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "160")
     with Progress() as progress:
-        progress.start("search", total=4, done=2)
-        progress.show(epoch=2, loss=0.5)
+        progress.start("search", total=4, steps_per_epoch=2, done=2)
         progress.advance()
+        progress.show(epoch=2, loss=0.5)
         time.sleep(0.3)  # the bar is drawn ten times a second
         progress.message("[bold]as it is[/bold]")
-        progress.start("retrain", total=2)
+        progress.start("retrain", total=2, steps_per_epoch=1)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
-    assert "3/4" in shown and "epoch 2" in shown and "retrain" in shown
+    assert "3/4" in shown and "epoch 2" in shown and "retrain" in shown and "0s left of the search" in shown
     assert "[bold]as it is[/bold]" in shown
 
 

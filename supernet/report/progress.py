@@ -1,4 +1,5 @@
-"""How far a run is: a bar in a terminal, plain lines in a pipe, a file or CI, and always a log in the run directory."""
+"""How far a run is: a bar in a terminal, plain lines in a notebook, a pipe, a file or CI, and always a log in the run
+directory."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+
+from supernet.report.remaining import Remaining, duration
 
 PLAIN_EVERY = 30.0
 """Seconds between two plain lines within an epoch."""
@@ -32,13 +35,12 @@ class Progress:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[values]}"),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("left"),
+                TextColumn("{task.fields[left]}"),
                 console=self._console,
             )
         self._log = log
-        self._phase, self._done, self._total, self._first = "", 0, 0, 0
-        self._begun = self._said = time.monotonic()
+        self._phase, self._remaining = "", Remaining(0, 0, 1)
+        self._said = time.monotonic()
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
@@ -51,18 +53,18 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def start(self, phase: str, total: int, done: int = 0) -> None:
+    def start(self, phase: str, total: int, *, steps_per_epoch: int, done: int = 0) -> None:
         """Begin a phase of ``total`` steps, of which an earlier process has done ``done``."""
-        self._phase, self._total, self._done, self._first = phase, total, done, done
-        self._begun = self._said = time.monotonic()
+        self._phase, self._remaining = phase, Remaining(total, done, steps_per_epoch)
+        self._said = time.monotonic()
         if self._bar is not None:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
-            self._bar.add_task(phase, total=total, completed=done, values="")
+            self._bar.add_task(phase, total=total, completed=done, values="", left="")
 
     def advance(self) -> None:
         """One step is done."""
-        self._done += 1
+        self._remaining.advance()
         if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0])
 
@@ -70,12 +72,12 @@ class Progress:
         """Numbers of the running epoch."""
         text = "  ".join([f"epoch {epoch}", *_words(values)])
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], values=text)
+            self._bar.update(self._bar.task_ids[0], values=text, left=self._left())
         elif time.monotonic() - self._said > PLAIN_EVERY:
-            self._line(f"{self._phase}  {text}  step {self._done}/{self._total}  {self._left()}")
+            self._line(f"{self._phase}  {text}  step {self._remaining.done}/{self._remaining.total}  {self._left()}")
 
     def epoch(self, phase: str, epoch: int, epochs: int, values: Mapping[str, float]) -> None:
-        """The line of an epoch that has ended."""
+        """The line of an epoch that has ended, with the time that is left of the phase."""
         shown = _words({name: values[name] for name in SHOWN if name in values})
         self._line("  ".join([f"{phase} epoch {epoch}/{epochs}", *shown, self._left()]))
 
@@ -94,20 +96,12 @@ class Progress:
                 file.write(text + "\n")
 
     def _left(self) -> str:
-        """Time left at the speed of this process's own steps."""
-        steps = self._done - self._first
-        if steps == 0:
+        """Time left of the phase: ``more than`` as long as no pause between epochs has been seen."""
+        seconds = self._remaining.seconds()
+        if seconds is None:
             return ""
-        seconds = (time.monotonic() - self._begun) / steps * (self._total - self._done)
-        return f"{duration(seconds)} left"
-
-
-def duration(seconds: float) -> str:
-    """3725 -> ``1h02m``, 65 -> ``1m05s``, 5 -> ``5s``."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
+        bound = "more than " if self._remaining.bounds else ""
+        return f"{bound}{duration(seconds)} left of the {self._phase}"
 
 
 def _words(values: Mapping[str, float]) -> list[str]:
