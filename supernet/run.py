@@ -35,8 +35,8 @@ FIGURES = ("test/accuracy", "test/loss", "test/f1")
 UNFIT = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """What loading raises for a state that has other contents than a part has written."""
 DETERMINISTIC = (
-    "deterministic=true: a step took 1.12 times as long on a CPU, which repeats itself without it as well; what it costs "
-    "on a GPU has not been measured (docs/performance.md)"
+    "deterministic=true: a step took 1.12 times as long on a CPU, which repeats itself without it as well; what it "
+    "costs on a GPU has not been measured (docs/performance.md)"
 )
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 

@@ -27,6 +27,7 @@ from supernet.config import compose
 from supernet.run import open_run
 from supernet.runtime.files import write_atomic
 from supernet.runtime.memory import memory_in_use
+from supernet.runtime.signals import Interrupted
 from supernet.spaces.genotype import Genotype
 
 TINY = [
@@ -69,7 +70,10 @@ def soak(folder: Path, epochs: int, overrides: list[str]) -> list[dict[str, floa
 
         search.train_step = train_step  # type: ignore[method-assign]
         search.watchers.append(sample)
-        run.job(search)
+        try:
+            run.job(search)
+        except Interrupted:
+            print(f"interrupted after {len(samples)} epochs: the verdict is on these")
     return samples
 
 

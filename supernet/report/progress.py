@@ -39,7 +39,7 @@ class Progress:
                 console=self._console,
             )
         self._log = log
-        self._phase, self._remaining = "", Remaining(0, 0, 1)
+        self._phase, self._remaining = "", Remaining(0, 0)
         self._said = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -53,7 +53,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def start(self, phase: str, total: int, *, steps_per_epoch: int, done: int = 0) -> None:
+    def start(self, phase: str, total: int, *, steps_per_epoch: int | None = None, done: int = 0) -> None:
         """Begin a phase of ``total`` steps, of which an earlier process has done ``done``."""
         self._phase, self._remaining = phase, Remaining(total, done, steps_per_epoch)
         self._said = time.monotonic()

@@ -12,10 +12,11 @@ STEPS, PAUSES = 50, 5
 
 class Remaining:
     """Steps left times the time of a step, and epochs left times what passes between two epochs: evaluation, pictures,
-    checkpoint, decisions of a derivation. Only this process's own steps count, so a resume does not mislead it."""
+    checkpoint, decisions of a derivation. Only this process's own steps count, so a resume does not mislead it.
+    Without ``steps_per_epoch`` there are no pauses."""
 
-    def __init__(self, total: int, done: int, steps_per_epoch: int) -> None:
-        self.total, self.done, self._per_epoch = total, done, max(1, steps_per_epoch)
+    def __init__(self, total: int, done: int, steps_per_epoch: int | None = None) -> None:
+        self.total, self.done, self._per_epoch = total, done, max(1, steps_per_epoch or total + 1)
         self._steps: deque[float] = deque(maxlen=STEPS)
         self._pauses: deque[float] = deque(maxlen=PAUSES)
         self._first = done
@@ -44,7 +45,7 @@ class Remaining:
     @property
     def bounds(self) -> bool:
         """True until a pause between two epochs has been seen: what it takes is not known before."""
-        return not self._pauses
+        return not self._pauses and self.total >= self._per_epoch
 
     def _step(self) -> float:
         """The first step of a process warms things up: where there are others, it does not count."""
