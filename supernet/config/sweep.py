@@ -45,7 +45,8 @@ def list_failures(directory: Path, jobs: Iterable[str]) -> str:
             continue
         lines.append(f"  {name}: {reason}  ({directory / name / LOG_FILE})")
     count = f"{len(lines)} of {len(names)} jobs failed:" if list(jobs) else f"{len(lines)} jobs failed:"
-    return "\n".join([count, *lines, again(directory)])
+    # Nothing is listed where the directories of the jobs that failed are another process's.
+    return "\n".join([*([count, *lines] if lines else []), again(directory)])
 
 
 def again(directory: Path) -> str:
