@@ -33,7 +33,11 @@ from supernet.spaces.ops import DARTS_OPERATIONS, OPERATIONS, Norm
 from supernet.spaces.partial import PartialFanOut, check_parts
 from supernet.types import Group, Mixing
 
-ENGINES: dict[str, MakeFanOut] = {"banked": BankedFanOut, "plain": plain_fan_out}
+ENGINES: dict[str, MakeFanOut] = {
+    "banked": BankedFanOut,
+    "compiled": partial(BankedFanOut, fuse=True),
+    "plain": plain_fan_out,
+}
 
 
 @dataclass(frozen=True)

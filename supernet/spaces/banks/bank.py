@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from supernet.spaces.banks import kernels
 from supernet.spaces.banks.evaluate import evaluate
 from supernet.spaces.banks.features import Features, indices
-from supernet.spaces.banks.kinds import Known, Shared, recognise, settings
+from supernet.spaces.banks.fused import evaluate_edges, fusible
+from supernet.spaces.banks.kinds import Chain, Known, Shared, recognise, settings
 from supernet.spaces.cell import CellEdge, MixedOp
 from supernet.types import CellMixing
 
@@ -34,15 +36,31 @@ class Bank:
     def kinds(self) -> list[Hashable]:
         return sorted(self.rows[0], key=lambda kind: isinstance(self.rows[0][kind][1], Shared))
 
+    @property
+    def targets(self) -> list[int]:
+        return [edge.target for edge in self.edges]
+
+    def split(self) -> tuple[Bank | None, Bank | None]:
+        """What compiled passes serve, chains and what is shared beside them; and the rest. None for what is empty."""
+        known_K = {kind: known for kind, (_, known) in self.rows[0].items()}
+        own = {kind for kind, known in known_K.items() if fusible(known)}
+        if not any(isinstance(known_K[kind], Chain) for kind in own):
+            return None, self
+        parts = [[{k: row[k] for k in row if (k in own) == inside} for row in self.rows] for inside in (True, False)]
+        fused, rest = (Bank(self.edges, rows) if rows[0] else None for rows in parts)
+        return fused, rest
+
 
 class BankedFanOut:
     """Evaluates all edges that leave one state as banks: ``fan_out(x_BCHW, p) -> (target, y_BCHW), ...``.
 
+    ``fuse``: with compiled passes where they serve (:mod:`supernet.spaces.banks.fused`).
+
     An object rather than a closure, so that a deep copy of a network refers to the copied modules.
     """
 
-    def __init__(self, edges: Sequence[CellEdge]) -> None:
-        self.edges = tuple(edges)
+    def __init__(self, edges: Sequence[CellEdge], *, fuse: bool = False) -> None:
+        self.edges, self.fuse = tuple(edges), fuse
         self.known = [[recognise(op) for op in self._mixed(edge).ops] for edge in edges]
 
     @staticmethod
@@ -63,12 +81,22 @@ class BankedFanOut:
         if banks:
             device = x_BCHW.device.type
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BCHW.dtype
+            found: list[tuple[int, Tensor]] = []
             with torch.autocast(device, enabled=False):
                 features = Features(x_BCHW.to(dtype).contiguous(memory_format=torch.channels_last))
-                y = [evaluate_bank(features, bank, p) for bank in banks]
-            for bank, y_BEHW in zip(banks, y, strict=True):
-                y_RBCHW = y_BEHW.chunk(len(bank.edges), dim=1)
-                yield from zip([edge.target for edge in bank.edges], y_RBCHW, strict=True)
+                for bank in banks:
+                    fused, rest = bank.split() if self._fuses(features.x) else (None, bank)
+                    if fused is not None:
+                        found += zip(fused.targets, evaluate_fused(features, fused, p), strict=True)
+                    if rest is not None:
+                        y_BEHW = evaluate_bank(features, rest, p)
+                        found += zip(rest.targets, y_BEHW.chunk(len(rest.edges), dim=1), strict=True)
+            yield from found
+
+    def _fuses(self, x_BCHW: Tensor) -> bool:
+        """Whether compiled passes serve: where gradients are wanted, at full precision."""
+        serves = x_BCHW.device.type == "cpu" and x_BCHW.dtype in (torch.float32, torch.float64)
+        return self.fuse and serves and torch.is_grad_enabled() and kernels.available()
 
     def _sort(self, p: CellMixing) -> tuple[list[Bank], list[tuple[CellEdge, int]]]:
         """What is to be evaluated: edges with the same kinds of operations make a bank; beside them, the rest."""
@@ -91,6 +119,14 @@ class BankedFanOut:
                 bank.edges.append(edge)
                 bank.rows.append(row)
         return list(banks.values()), others
+
+
+def evaluate_fused(features: Features, bank: Bank, p: CellMixing) -> Sequence[Tensor]:
+    """The weighted sums of all edges of a bank of chains and what is shared, y_RBCHW."""
+    known_KR = [[row[kind][1] for row in bank.rows] for kind in bank.kinds]
+    chains_RK = [[known for known in known_K if isinstance(known, Chain)] for known_K in zip(*known_KR, strict=True)]
+    maps = [features.shared(known_R) for known_R in known_KR[len(chains_RK[0]) :]]
+    return evaluate_edges(features.relu, maps, chains_RK, gather_p(p, bank))
 
 
 def evaluate_bank(features: Features, bank: Bank, p: CellMixing) -> Tensor:

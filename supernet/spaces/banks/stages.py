@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from supernet.spaces.banks.depthwise import convolve, gradients
-from supernet.spaces.banks.features import as_images, by_pixel, size_of
+from supernet.spaces.banks.features import as_images, by_pixel, identity, size_of
 from supernet.spaces.banks.norms import Norms
 
 
@@ -41,22 +41,44 @@ class Product:
     dilation: int = 1
 
     def __call__(self, z_BCHW: Tensor, weight: Tensor) -> Tensor:
-        y_BEHW = F.conv2d(z_BCHW, weight, None, self.stride, self.padding, self.dilation, self.groups)
+        if not self.shared:
+            return within_blocks(z_BCHW, weight.flatten(1).view(self.groups, -1, weight.shape[1]))
+        y_BEHW = F.conv2d(z_BCHW, weight, None, self.stride, self.padding, self.dilation)
         return y_BEHW.contiguous(memory_format=torch.channels_last)
 
     def gradients(
         self, g_BEHW: Tensor, z_BCHW: Tensor | None, weight: Tensor, wants: Sequence[bool]
     ) -> Sequence[Tensor | None]:
         """Gradients of z and W, as far as wanted; z itself may be missing where nobody shares it and W wants none."""
-        if z_BCHW is None:
-            channels = weight.shape[1]
-            turned = weight.view(self.groups, channels, channels).mT.reshape(weight.shape)
-            return F.conv2d(g_BEHW, turned, groups=self.groups), None
+        of_z, of_weight = wants
+        g_z: Tensor | None = None
+        if not self.shared and of_z:
+            g_z = within_blocks(g_BEHW, weight.flatten(1).view(self.groups, -1, weight.shape[1]).mT)
+        if z_BCHW is None or not (of_weight or self.shared):
+            return g_z, None
         geometry = ([self.stride] * 2, [self.padding] * 2, [self.dilation] * 2, False, [0, 0], self.groups)
         grads: Sequence[Tensor | None] = torch.ops.aten.convolution_backward(
-            g_BEHW, z_BCHW, weight, None, *geometry, [*wants, False]
+            g_BEHW, z_BCHW, weight, None, *geometry, [self.shared and of_z, of_weight, False]
         )
-        return grads[:2]
+        return grads[0] if self.shared else g_z, grads[1]
+
+
+def within_blocks(z_BEHW: Tensor, weight_RCC: Tensor) -> Tensor:
+    """Each of R blocks of C channels times its own matrix [outputs, inputs].
+
+    Grouped convolutions of narrow blocks are slow on CPUs: a dense product with zeros beside the blocks takes 0.6 of
+    the time for 4 blocks of 16 channels.
+    """
+    blocks, channels, _ = weight_RCC.shape
+    if channels > WIDE:
+        return F.conv2d(z_BEHW, weight_RCC.reshape(-1, channels, 1, 1), groups=blocks)
+    one_RR, width = identity(blocks, weight_RCC), z_BEHW.shape[1]
+    weight_EE = (one_RR[:, None, :, None] * weight_RCC[:, :, None]).reshape(-1, width)
+    return as_images(by_pixel(z_BEHW) @ weight_EE.T, size_of(z_BEHW))
+
+
+WIDE = 16
+"""Blocks of more channels than this are no longer faster as one dense product."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +191,9 @@ class _Hidden(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g_BEHW: Tensor) -> tuple[Tensor | None, ...]:
         gamma_E, h_BEHW, *kept = ctx.saved_tensors
-        g_BEHW = torch.ops.aten.threshold_backward(g_BEHW.contiguous(memory_format=torch.channels_last), h_BEHW, 0)
+        g_BEHW = g_BEHW.contiguous(memory_format=torch.channels_last)
+        # In place, since nothing but the next stage reads h, whose gradient is new.
+        torch.ops.aten.threshold_backward.grad_input(g_BEHW, h_BEHW, 0, grad_input=g_BEHW)
         return None, *ctx.term.backward(g_BEHW, kept, ctx.size, gamma_E, ctx.needs_input_grad[1:])
 
 
