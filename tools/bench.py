@@ -1,16 +1,17 @@
 """How fast is a search step, and what does it keep? Plain modules against banks, in one process, run in turn.
 
     python tools/bench.py [--size published|small ...] [--update first_order|unrolled ...] [--repeats 5] [--growth]
-        [--settings] [--demo] [--json FILE]
+        [--settings] [--ablate] [--demo] [--json FILE]
 
-Variants: ``plain`` (NCHW, as the published code runs), ``plain_cl`` (the same in channels-last), ``banked``. For each,
-and for first-order and unrolled steps: median and range of seconds per step, ratio to plain, bytes kept for backward
-by a weight pass, dispatched operations that are not views, and peak memory of a step above the idle process (in a
-process of its own). ``sampled`` compares the weight step of a sampled path with the same network built alone.
+Variants: ``plain`` (NCHW, as the published code runs), ``plain_cl`` (the same in channels-last), ``banked``, and
+``compiled``, whose first step compiles for minutes; the first of all is not counted. For each, and for first-order and
+unrolled steps: ``costs`` are dispatched operations that are not views, bytes kept for backward by a weight pass, and
+peak memory of a step above the idle process, in a process of its own; ``steps`` are median and range of seconds per
+step and the ratio to plain. ``sampled`` compares the weight step of a sampled path with the same network built alone.
 ``loader`` is the share of a step that batches take. ``--growth`` doubles batch, channels, cells and nodes at the small
-size, one by one. ``--settings`` measures each line of the table of settings in docs/performance.md instead of the
-above, and ``--demo`` the search of ``make demo``. With ``--json`` every part is written as soon as it is known, and
-what the file already has is not measured again.
+size, one by one. Instead of the above, ``--settings`` measures each line of the table of settings in
+docs/performance.md, ``--ablate`` the banks without one of their parts, and ``--demo`` the search of ``make demo``. With
+``--json`` every part is written as soon as it is known, and what the file already has is not measured again.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +46,11 @@ from supernet.runtime.compute import set_deterministic
 from supernet.runtime.memory import keep_freed_memory
 from supernet.runtime.signals import Interrupt
 from supernet.search import Search
+from supernet.spaces.banks.bank import Bank, BankedFanOut
+from supernet.spaces.banks.depthwise import same_padding
 from supernet.spaces.genotype import CellGenotype, Genotype
 from supernet.tasks.images import ImageClassification
-from supernet.types import GroupMixing, Mixing
+from supernet.types import CellMixing, GroupMixing, Mixing
 
 SIZES = {
     "published": {"batch": 64, "channels": 16, "cells": 8, "nodes": 4, "image": 32},
@@ -55,6 +60,7 @@ VARIANTS = {
     "plain": ["engine=plain", "memory_format=contiguous"],
     "plain_cl": ["engine=plain", "memory_format=channels_last"],
     "banked": ["engine=banked"],
+    "compiled": ["engine=compiled"],
 }
 SETTINGS = {
     "banked": [],
@@ -64,6 +70,37 @@ SETTINGS = {
     "deterministic=true": ["deterministic=true"],
 }
 UPDATES = ("first_order", "unrolled")
+
+
+def library_gradients(
+    g_BEHW: Tensor, x_BEHW: Tensor | None, weight: Tensor, size: Any, geometry: tuple[int, int], wants: Any
+) -> list[Tensor | None]:
+    """Gradients of depthwise convolutions as the library computes them."""
+    stride, dilation = geometry
+    padding = same_padding(weight.shape[-1], dilation)
+    x = g_BEHW.new_empty(size).contiguous(memory_format=torch.channels_last) if x_BEHW is None else x_BEHW
+    rest = ([stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], len(weight), [*wants[:2], False])
+    found = torch.ops.aten.convolution_backward(g_BEHW, x, weight, None, *rest)
+    return [g if want else None for g, want in zip(found, wants[:2], strict=False)]
+
+
+def edge_by_edge(self: BankedFanOut, p: CellMixing) -> Any:
+    """Every edge as a bank of its own."""
+    banks, others = SORT(self, p)
+    return [Bank([e], [row]) for bank in banks for e, row in zip(bank.edges, bank.rows, strict=True)], others
+
+
+SORT = BankedFanOut._sort
+BANKS = "supernet.spaces.banks"
+PARTS: dict[str, dict[str, Any]] = {
+    "banked": {},
+    "without depthwise forms": {f"{BANKS}.stages.gradients": library_gradients},
+    "without dense products of narrow blocks": {f"{BANKS}.stages.WIDE": 0},
+    "without shared ReLUs and pools": {f"{BANKS}.features.Features._once": lambda self, key, make: make()},
+    "with every product kept": {f"{BANKS}.stages.Term.keep": lambda self, x, y, wants: (x, y)},
+    "without merging edges": {f"{BANKS}.bank.BankedFanOut._sort": edge_by_edge},
+}
+"""Parts of the banks that :func:`ablate` does without, and how: what it puts in the place of what."""
 
 
 def build(size: dict[str, int], variant: str, update: str) -> Search:
@@ -142,26 +179,36 @@ def status(key: str) -> int:
     return int(found[1]) * 1024
 
 
-def peak_memory(size: dict[str, int], variant: str, update: str) -> int:
-    """Peak of two steps above the process before them; to be called in a process of its own."""
+def costs(size: dict[str, int], variant: str, update: str) -> dict[str, float | None]:
+    """Peak of two steps above the process before them, operations of a step, and what a weight pass keeps; to be called
+    in a process of its own."""
     search = build(size, variant, update)
     idle = status("VmRSS")
     for _ in range(2):
         step(search)
-    return status("VmHWM") - idle
+    peak = status("VmHWM") - idle
+    with CountOperations() as counter:
+        step(search)
+    # Where operations are counted, compiled passes are not compiled.
+    operations = None if variant == "compiled" else counter.count
+    return {"operations": operations, "kept_mb": kept_bytes(search) / 2**20, "peak_mb": peak / 2**20}
 
 
-def peak_in_subprocess(name: str, variant: str, update: str) -> int:
-    """:func:`peak_memory`, in a new process."""
-    command = [sys.executable, __file__, "--peak", name, variant, update]
+def costs_in_subprocess(name: str, variant: str, update: str) -> dict[str, float | None]:
+    """:func:`costs`, in a new process."""
+    command = [sys.executable, __file__, "--costs", name, variant, update]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(done.stdout.split()[-1])
+    found: dict[str, float | None] = json.loads(done.stdout.split("\n")[-2])
+    return found
+
+
+def costs_of_all(name: str, update: str) -> list[dict[str, Any]]:
+    """What every variant costs beside time."""
+    return [{"size": name, "update": update, "variant": v, **costs_in_subprocess(name, v, update)} for v in VARIANTS]
 
 
 def measure(name: str, repeats: int, update: str) -> list[dict[str, Any]]:
     """The rows of one size and update; figures go to stderr as soon as they are known, since this takes long."""
-    # First, while this process is small: later it holds the freed memory of all variants (keep_freed_memory).
-    peaks = {v: peak_in_subprocess(name, v, update) / 2**20 for v in VARIANTS}
     searches = {v: build(SIZES[name], v, update) for v in VARIANTS}
     seconds = interleaved({v: lambda s=s: step(s) for v, s in searches.items()}, repeats)
     plain = statistics.median(seconds["plain"])
@@ -171,13 +218,27 @@ def measure(name: str, repeats: int, update: str) -> list[dict[str, Any]]:
         row |= {"least": min(each), "most": max(each), "times_faster": plain / statistics.median(each)}
         rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
-    for row in rows:
-        search = searches.pop(row["variant"])  # one after the other, to leave room
-        with CountOperations() as counter:
-            step(search)
-        row |= {"operations": counter.count, "kept_mb": kept_bytes(search) / 2**20, "peak_mb": peaks[row["variant"]]}
-        del search
     return rows
+
+
+def ablate(name: str, repeats: int) -> list[dict[str, Any]]:
+    """First-order steps of the banks without one of their parts, interleaved: what each part contributes."""
+    search = build(SIZES[name], "banked", "first_order")
+    compiled = build(SIZES[name], "compiled", "first_order")
+
+    def without(part: str) -> None:
+        with ExitStack() as patches:
+            for target, other in PARTS[part].items():
+                patches.enter_context(patch(target, other))
+            step(search)
+
+    steps: dict[str, Callable[[], None]] = {part: lambda part=part: without(part) for part in PARTS}
+    seconds = interleaved({**steps, "with compiled passes": lambda: step(compiled)}, repeats)
+    median = {part: statistics.median(each) for part, each in seconds.items()}
+    return [
+        {"size": name, "part": part, "seconds": median[part], "over_banked": median[part] / median["banked"]}
+        for part in median
+    ]
 
 
 def sampled(name: str, repeats: int) -> list[dict[str, Any]]:
@@ -334,20 +395,26 @@ def main() -> None:
     parser.add_argument("--settings", action="store_true")
     parser.add_argument("--demo", action="store_true")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--ablate", action="store_true")
+    parser.add_argument("--costs", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     keep_freed_memory()  # as a run does
-    if args.peak:
-        print(peak_memory(SIZES[args.peak[0]], *args.peak[1:]))
+    if args.costs:
+        print(json.dumps(costs(SIZES[args.costs[0]], *args.costs[1:])))
         return
     result = Result(args.json)
-    if args.settings or args.demo:
+    if args.settings or args.demo or args.ablate:
+        for name in args.size if args.ablate else ():
+            result.add("ablate", name, lambda name=name: ablate(name, args.repeats))
         for name in args.size if args.settings else ():
             result.add("settings", name, lambda name=name: settings(name, args.repeats))
         if args.demo:
             result.add("demo", "digits", demo)
     else:
         for name in args.size:
+            for update in args.update:
+                # First, while this process is small: it keeps what it frees.
+                result.add("costs", f"{name} {update}", lambda n=name, u=update: costs_of_all(n, u))
             for update in args.update:
                 rows = result.add("steps", f"{name} {update}", lambda n=name, u=update: measure(n, args.repeats, u))
                 if update == "first_order":
