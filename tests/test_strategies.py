@@ -19,7 +19,7 @@ from supernet.spaces.darts import DartsSpace
 from supernet.spaces.genotype import load_genotype
 from supernet.spaces.nasbench201 import Nasbench201Space
 from supernet.strategies import STRATEGIES, build_strategy
-from supernet.strategies.q_learning import epsilon_after, update
+from supernet.strategies.q_learning import QLearning, epsilon_after, update
 from supernet.strategies.reinforce import Baseline, PolicyGradient, clipped
 from supernet.types import Group
 
@@ -155,6 +155,28 @@ def test_q_learning_reaches_the_values_of_the_tree() -> None:
     assert table[2][1] == pytest.approx([0, 0, 0], abs=1e-6)
     assert table[1][2] == pytest.approx([1, 0, 0], abs=1e-6)
     assert table[0][0] == pytest.approx([1, 1, 1], abs=1e-6)
+
+
+def test_a_q_network_learns_the_values_where_the_last_choice_decides() -> None:
+    strategy = make("q_learning", q="network", lr=0.3, initial=0.0)
+    assert isinstance(strategy, QLearning)
+    paths = [tuple(path) for path in itertools.product(range(3), repeat=3)]
+    for _ in range(1200):
+        strategy.values.learn(paths, [float(path[2] == 1) for path in paths])
+    for before in range(3):
+        assert strategy.values.row(2, before) == pytest.approx([0, 1, 0], abs=0.05)
+        assert strategy.values.row(1, before) == pytest.approx([1, 1, 1], abs=0.1)
+    assert strategy.values.row(0, 0) == pytest.approx([1, 1, 1], abs=0.1)
+    assert Tree.OPTIMUM in run(make("q_learning", q="network"), 120)
+
+
+def test_a_q_network_goes_on_from_its_state() -> None:
+    whole, first = make("q_learning", q="network"), make("q_learning", q="network")
+    expected = run(whole, 30)
+    begun = run(first, 12)
+    second = make("q_learning", q="network", seed=0)
+    second.load_state_dict(first.state_dict())
+    assert begun + run(second, 18) == expected
 
 
 def test_epsilon_falls_as_published() -> None:

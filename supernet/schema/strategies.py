@@ -100,7 +100,9 @@ class QLearningConfig(QueriesConfig):
     """MetaQNN (arXiv:1611.02167)."""
 
     name: str = "q_learning"
-    lr: float = ranged(0.1, gt=0, le=1)  # published .01, for thousands of replayed updates more
+    q: str = choice("table", "table", "network")  # a network also learns of states that it has not seen
+    hidden: int = ranged(64, ge=1)  # units of the network
+    lr: float = ranged(0.1, gt=0, le=1)  # published .01, for thousands of replayed updates more; a hundredth for Adam
     replay: int = ranged(128, ge=1)  # updates from the replay after each subgraph
     initial: float = 0.5  # Q of what was never tried
 
