@@ -44,6 +44,11 @@ def build_space(config: Config, task: ImageClassification) -> SearchSpace:
         memory_format=config.memory_format,
     )
     space.check(task.data.train.size, search=config.genotype is None)
+    if config.retrain.drop_path > 0 and not space.drops_paths:
+        raise UserError(
+            f"retrain.drop_path={config.retrain.drop_path:g} would do nothing: no layer of this space has anything "
+            "that goes past it; set it to 0"
+        )
     return space
 
 

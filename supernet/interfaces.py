@@ -43,6 +43,11 @@ class SearchSpace(ABC):
 
     in_channels: int
 
+    @property
+    def drops_paths(self) -> bool:
+        """False where drop path would find nothing to drop in any child."""
+        return True
+
     @abstractmethod
     def check(self, image: tuple[int, int], *, search: bool) -> None:
         """Raise UserError where images of this size (rows, columns), or the numbers of cells, make no network; asked

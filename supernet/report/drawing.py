@@ -1,4 +1,4 @@
-"""Drawings of derived cells, as SVG for documents and as PNG for TensorBoard."""
+"""Drawings of derived cells and chains, as SVG for documents and as PNG for TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from supernet.report.cell_layout import (
     lay_out,
     text_width,
 )
+from supernet.report.chain_layout import lay_out_chain
 from supernet.report.colours import INK, WHITE, Rgb
 from supernet.runtime.files import write_atomic
+from supernet.spaces.chain_genotype import read_chain
 from supernet.spaces.genotype import CellGenotype, Genotype
 
 SMALL = 0.75
@@ -33,11 +35,16 @@ RADIUS = 5.0
 
 
 def write_drawings(genotype: Genotype, folder: Path) -> None:
-    """Write ``<kind>.svg`` and ``<kind>.png`` for every cell, each atomically."""
-    for kind, cell in genotype.cells.items():
-        title = cell_title(kind)
-        write_atomic(folder / f"{kind}.svg", draw_cell_svg(cell, title))
-        write_atomic(folder / f"{kind}.png", draw_cell_png(cell, title))
+    """Write ``<name>.svg`` and ``<name>.png`` for every picture of it, each atomically."""
+    for name, (title, layout) in pictures(genotype).items():
+        write_atomic(folder / f"{name}.svg", draw_svg(layout, title))
+        write_atomic(folder / f"{name}.png", draw_png(layout, title))
+
+
+def pictures(genotype: Genotype) -> dict[str, tuple[str, CellLayout]]:
+    """What there is to draw of a genotype, by name: title and layout of each of its cells, or of a chain."""
+    found = {kind: (cell_title(kind), lay_out(cell)) for kind, cell in genotype.cells.items()}
+    return found | ({"chain": ("chain", lay_out_chain(read_chain(genotype)))} if genotype.choices else {})
 
 
 def cell_title(kind: str) -> str:
@@ -46,8 +53,12 @@ def cell_title(kind: str) -> str:
 
 
 def draw_cell_svg(cell: CellGenotype, title: str) -> str:
-    """The cell as an SVG document, without references to anything outside of it."""
-    layout = lay_out(cell)
+    """The cell as an SVG document."""
+    return draw_svg(lay_out(cell), title)
+
+
+def draw_svg(layout: CellLayout, title: str) -> str:
+    """A layout as an SVG document, without references to anything outside of it."""
     width = _width(layout, title)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {layout.height:.0f}" '
@@ -77,10 +88,15 @@ def draw_cell_svg(cell: CellGenotype, title: str) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
-@lru_cache(maxsize=8)  # a search draws the same cell epoch after epoch
 def draw_cell_png(cell: CellGenotype, title: str, scale: int = 2) -> bytes:
     """The cell as a PNG of ``scale`` pixels for one of the SVG."""
-    return to_png(_paint(cell, title, scale))
+    return draw_png(lay_out(cell), title, scale)
+
+
+@lru_cache(maxsize=8)  # a search draws the same cell epoch after epoch
+def draw_png(layout: CellLayout, title: str, scale: int = 2) -> bytes:
+    """A layout as a PNG of ``scale`` pixels for one of the SVG."""
+    return to_png(_paint(layout, title, scale))
 
 
 def to_png(image: Image.Image) -> bytes:
@@ -90,9 +106,8 @@ def to_png(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def _paint(cell: CellGenotype, title: str, scale: int) -> Image.Image:
+def _paint(layout: CellLayout, title: str, scale: int) -> Image.Image:
     """Lines are drawn at twice the size, since Pillow does not smooth them."""
-    layout = lay_out(cell)
     size = round(_width(layout, title)) * scale, round(layout.height) * scale
     fine = 2 * scale
     image = Image.new("RGB", (2 * size[0], 2 * size[1]), WHITE)

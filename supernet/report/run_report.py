@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from supernet.report.drawing import cell_title
+from supernet.report.drawing import pictures
 from supernet.runtime.files import write_atomic
 from supernet.spaces.genotype import Genotype
 
@@ -42,7 +42,7 @@ def write_report(run_dir: Path, report: dict[str, Any]) -> None:
 def render(report: dict[str, Any]) -> str:
     """The report as Markdown, with the drawings that stand beside it."""
     genotype = Genotype.from_json(report["genotype"])
-    drawings = [f"![{cell_title(kind)}]({kind}.svg)" for kind in genotype.cells]
+    drawings = [f"![{title}]({name}.svg)" for name, (title, _) in pictures(genotype).items()]
     test = report["child"].get("test")
     parts = [
         f"# {report['experiment']}, method {report['method']}, seed {report['seed']}",
@@ -50,7 +50,7 @@ def render(report: dict[str, Any]) -> str:
         if test is None
         else f"Test accuracy **{test['accuracy']:.2%}**, measured once on the test split.",
         f"To repeat this run:\n\n```\n{report['command']}\n```",
-        "## Cells",
+        "## Architecture",
         f"```\n{genotype}\n```",
         *drawings,
         "## Composition",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from supernet.report.cell_layout import font, text_width
 from supernet.report.colours import INK, WHITE, blend, colour_of, ink_on
-from supernet.report.drawing import cell_title, draw_cell_png, to_png
+from supernet.report.drawing import draw_png, pictures, to_png
 from supernet.report.recorder import Recorder
 from supernet.spaces.genotype import Genotype
 from supernet.types import Group, Mixing
@@ -45,7 +45,8 @@ def log_search(
         recorder.image("search", f"p/{group.name}", heat_map_png(group, rows_NK, f"epoch {epoch + 1}"), step)
     for kind, cell in genotype.cells.items():
         values[f"skips/{kind}"] = float(sum(op == SKIP for op, _ in cell.edges))
-        recorder.image("search", f"cell/{kind}", draw_cell_png(cell, cell_title(kind), scale=1), step)
+    for name, (title, drawing) in pictures(genotype).items():
+        recorder.image("search", f"cell/{name}", draw_png(drawing, title, scale=1), step)
     recorder.text("search", "genotype", "```\n" + "\n".join(textwrap.wrap(str(genotype), WRAP)) + "\n```", step)
     recorder.scalars("search", values, step=step, epoch=epoch)
 

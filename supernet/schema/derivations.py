@@ -70,6 +70,7 @@ register(
     "supernet.derive.threshold:Threshold",
     refuses={
         "space=nasbench201": "it leaves edges out, and all edges of this space are kept; use derive=argmax",
+        "space=chain": "it leaves edges out, and all decisions of this space are kept; use derive=argmax",
         "space=enas_macro": "it leaves edges out, and all decisions of this space are kept; use derive=argmax",
         "modifier=edge_norm": "the threshold is one of operations, and edges have their own weights then",
     },

@@ -11,7 +11,7 @@ from supernet.schema.sampling import PATHS
 
 def of_cells(reason: str) -> dict[str, str]:
     """Why a part of cells does not go with the spaces that have none."""
-    return {f"space={name}": reason for name in ("enas_macro",)}
+    return {f"space={name}": reason for name in ("enas_macro", "chain")}
 
 
 SKIPS = "it is about the skip_connect of a cell, and this space has no cells"
@@ -218,6 +218,7 @@ register(
     OperationFreezingConfig,
     "supernet.modifiers.operation_freezing:OperationFreezing",
     refuses={
+        "space=chain": "its layers share slices of one weight, of which none can be frozen by itself",
         "update=single_level": "it compares gradients on training and validation data, which are one there",
         "modifier=layer_alignment": "the gradient that it compares would no longer be that of the training loss",
     },
@@ -342,7 +343,13 @@ class CostConfig:
     form: str = choice("linear", "linear", "log")  # linear: always less; log: only while above the target
 
 
-register("modifier", "cost", CostConfig, "supernet.modifiers.cost:Cost")
+register(
+    "modifier",
+    "cost",
+    CostConfig,
+    "supernet.modifiers.cost:Cost",
+    refuses={"space=chain": "what a layer costs there depends on the widths around it, and is no sum over decisions"},
+)
 
 
 @dataclass

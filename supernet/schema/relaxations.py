@@ -66,6 +66,15 @@ class DirichletConfig:
 register("relaxation", "softmax", SoftmaxConfig, "supernet.relaxations.softmax:Softmax")
 register("relaxation", "sigmoid", SigmoidConfig, "supernet.relaxations.sigmoid:Sigmoid")
 register("relaxation", "gumbel_softmax", GumbelSoftmaxConfig, "supernet.relaxations.gumbel:GumbelSoftmax")
-register("relaxation", "hard_gumbel", HardGumbelConfig, "supernet.relaxations.gumbel:HardGumbel")
+register(
+    "relaxation",
+    "hard_gumbel",
+    HardGumbelConfig,
+    "supernet.relaxations.gumbel:HardGumbel",
+    refuses={
+        "space=chain": "a drawn option learns by its scale there, which the next norm takes out; use reinmax, whose "
+        "gradient compares options"
+    },
+)
 register("relaxation", "reinmax", ReinMaxConfig, "supernet.relaxations.reinmax:ReinMax")
 register("relaxation", "dirichlet", DirichletConfig, "supernet.relaxations.dirichlet:Dirichlet")

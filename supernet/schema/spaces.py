@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from supernet.errors import UserError
 from supernet.registry import register
-from supernet.schema.fields import listed, ranged
+from supernet.schema.fields import choice, listed, ranged
+
+MAX_DEPTH, MAX_KERNEL, MAX_WIDTH = 100, 31, 100.0
+"""Of a layer, or stage, of a chain."""
 
 
 @dataclass
@@ -94,3 +97,35 @@ class EnasMacroConfig:
 
 
 register("space", "enas_macro", EnasMacroConfig, "supernet.spaces.enas_macro:from_config")
+
+
+@dataclass
+class ChainConfig:
+    """Plain convolutional networks. ``cells`` of search and retrain, which must be the same, are its stages;
+    ``channels`` are those of the first stage, and double from one to the next."""
+
+    name: str = "chain"
+    depths: list[int] = listed(1, 2, 3, unique=True, ge=1)  # layers of a stage
+    widths: list[float] = listed(0.25, 0.5, 1.0, unique=True, ge=0.01)  # of the channels of a stage
+    kernels: list[int] = listed(3, 5, unique=True, ge=1)  # odd
+    activations: list[str] = listed("relu", "gelu", "silu", unique=True)
+    pools: list[str] = listed("max", "avg", "stride", unique=True)
+    inits: list[str] = listed("kaiming_normal", "xavier_uniform", "orthogonal", unique=True)
+    connections: list[str] = listed("plain", "residual", unique=True)
+    scope: str = choice("layer", "layer", "stage", "network")  # what decides together, apart from depths and pools
+
+    def __post_init__(self) -> None:
+        limits = {"depths": MAX_DEPTH, "kernels": MAX_KERNEL, "widths": MAX_WIDTH}
+        for name, most in limits.items():
+            for value in getattr(self, name):
+                if value > most:
+                    raise UserError(f"space.{name}: {value:g} is too large; it must be at most {most:g}")
+        for size in self.kernels:
+            if size % 2 == 0:
+                raise UserError(f"space.kernels: {size} is even, and a kernel has a centre; choose odd sizes")
+        for width in self.widths:
+            if float(f"{width:.4g}") != width:
+                raise UserError(f"space.widths: {width} has too many digits; round it to four of them")
+
+
+register("space", "chain", ChainConfig, "supernet.spaces.chain:from_config")

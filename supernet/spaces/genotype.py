@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import reprlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,15 @@ class CellGenotype:
 
 @dataclass(frozen=True)
 class Genotype:
-    """The cells of a network by kind ("normal", "reduce"); the first states of a cell are its inputs.
+    """The cells of a network by kind ("normal", "reduce"); the first states of a cell are its inputs. A network that is
+    not made of cells (a chain) has ``choices`` by name.
 
     >>> load_genotype("DARTS_V2").cells["normal"].nodes[0]
     (('sep_conv_3x3', 0), ('sep_conv_3x3', 1))
     """
 
     cells: Mapping[str, CellGenotype]
+    choices: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """As the community writes it: ``Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=[2, 3, 4, 5], ...)``,
@@ -61,16 +63,17 @@ class Genotype:
             f"{k}={c.written}, {k}_concat={list(c.concat)}" + (f", {k}_inputs={c.inputs}" if c.inputs != 2 else "")
             for k, c in self.cells.items()
         ]
+        fields += [f"choices={dict(self.choices)}"] if self.choices else []
         return f"Genotype({', '.join(fields)})"
 
     def to_json(self) -> dict[str, Any]:
         """``{"normal": [["sep_conv_3x3", 1], ...], "normal_concat": [2, 3, 4, 5], ...}``; a number of inputs other than
-        two is ``"normal_inputs"``."""
+        two is ``"normal_inputs"``. What is not made of cells is ``{"choices": {"depth/1": "2", ...}}``."""
         fields: dict[str, Any] = {}
         for kind, cell in self.cells.items():
             fields |= {kind: json.loads(json.dumps(cell.written)), f"{kind}_concat": list(cell.concat)}
             fields |= {f"{kind}_inputs": cell.inputs} if cell.inputs != 2 else {}
-        return fields
+        return fields | ({"choices": dict(self.choices)} if self.choices else {})
 
     @staticmethod
     def from_json(document: Any, where: str = "genotype") -> Genotype:
@@ -80,7 +83,7 @@ class Genotype:
                 f'{where}: expected {{"normal": [...], "normal_concat": [...], ...}}, got {_short(document)}'
             )
         cells = {}
-        for key in document:
+        for key in (key for key in document if key != "choices"):
             kind = key.removesuffix("_concat").removesuffix("_inputs")
             if kind not in document or f"{kind}_concat" not in document:
                 missing = kind if kind not in document else f"{kind}_concat"
@@ -89,7 +92,7 @@ class Genotype:
                 nodes = _read_nodes(document[kind], f"{where}, {kind}")
                 concat = _read_concat(document[f"{kind}_concat"], f"{where}, {kind}_concat")
                 cells[kind] = CellGenotype(nodes, concat, _read_inputs(document, f"{kind}_inputs", where))
-        genotype = Genotype(cells)
+        genotype = Genotype(cells, _read_choices(document, where))
         _check_graph(genotype, where)
         return genotype
 
@@ -103,6 +106,8 @@ def validate(
     that ``writes_none`` (NAS-Bench-201) keeps such an edge.
     """
     _check_graph(genotype, where)
+    if genotype.choices:
+        raise UserError(f"{where}: it has choices of a chain, and this space is made of cells")
     known = [name for name in operations if name != "none" or writes_none]
     for kind, cell in genotype.cells.items():
         for node, edges in enumerate(cell.nodes):
@@ -129,7 +134,7 @@ def parse_genotype(text: str, where: str = "genotype") -> dict[str, Genotype]:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not a JSON document ({_short(str(error))})") from None
-        several = all(isinstance(value, dict) for value in document.values())
+        several = "choices" not in document and all(isinstance(value, dict) for value in document.values())
         documents = document if several else {"genotype": document}
     elif text.startswith("|"):
         documents = {"genotype": read_arch_string(text, where)}
@@ -220,10 +225,17 @@ def _read_inputs(document: dict[str, Any], key: str, where: str) -> int:
             raise UserError(f"{where}, {key}: a cell has 1 or 2 inputs, got {_short(other)}")
 
 
+def _read_choices(document: dict[str, Any], where: str) -> dict[str, str]:
+    choices = document.get("choices", {"": ""})
+    if not isinstance(choices, dict) or not all(isinstance(text, str) for pair in choices.items() for text in pair):
+        raise UserError(f'{where}, choices: expected texts by name such as {{"depth/1": "2"}}, got {_short(choices)}')
+    return choices if "choices" in document else {}
+
+
 def _check_graph(genotype: Genotype, where: str) -> None:
     """States are numbered from 0, inputs of the cell first, then its nodes; an edge leads from a state to a later
     node."""
-    if not genotype.cells:
+    if not genotype.cells and not genotype.choices:
         raise UserError(f"{where}: it has no cells")
     for kind, cell in genotype.cells.items():
         if not cell.edges:

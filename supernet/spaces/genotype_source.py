@@ -58,11 +58,18 @@ def _fields(call: ast.Call, place: str) -> dict[str, Any]:
     return fields
 
 
+def _is_text(node: ast.expr | None) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
 def _literal(node: ast.expr, place: str) -> Any:
-    """Lists, tuples (as lists), numbers, strings, ``range(...)`` and ``list(...)``: all that a genotype needs."""
+    """Lists, tuples (as lists), numbers, strings, dictionaries by string, ``range(...)`` and ``list(...)``: all
+    that a genotype needs."""
     match node:
         case ast.List(elts=items) | ast.Tuple(elts=items):
             return [_literal(item, place) for item in items]
+        case ast.Dict(keys=keys, values=values) if all(_is_text(key) for key in keys):
+            return {_literal(k, place): _literal(v, place) for k, v in zip(keys, values, strict=True) if k is not None}
         case ast.Constant(value=str() as value):
             return value
         case ast.Constant(value=int() as value) if value <= MAX_STATES:  # a hexadecimal one can be too long to print
