@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import make_search, run_epochs
+from helpers import make_search, run_epochs, services
 
+from supernet.build import build_search, build_space, build_task
+from supernet.config import compose
 from supernet.decisions import Decisions, Variable
 from supernet.errors import UserError
 from supernet.judging import Judge, recalibrate
-from supernet.modifiers.paths import fair
+from supernet.modifiers.paths import fair, sandwich
 from supernet.pareto import front
 from supernet.runtime.random import generator
 from supernet.strategies.policy import LstmPolicy
@@ -33,6 +35,22 @@ def test_fair_paths_use_every_value_of_a_variable_equally(tmp_path: Path) -> Non
         if variable.size == len(paths):
             assert set(uses) == {1}
     assert paths != fair(decisions, generator(1, "fair"))
+
+
+def test_the_sandwich_has_the_largest_and_the_smallest_network(tmp_path: Path) -> None:
+    config = compose(["+experiment=chain_digits", "modifier=[sandwich_paths]", "debug=fast", "run_dir=unused"])
+    task = build_task(config)
+    search = build_search(config, task, build_space(config, task), services(tmp_path))
+    decisions = Decisions(search.parts.space)
+    paths = sandwich(decisions, generator(0, "sandwich"), between=2)
+    assert search.paths == len(paths) == 4
+    ordered = [i for i, v in enumerate(decisions.variables) if v.ordered]
+    assert {decisions.variables[i].kind for i in ordered} == {"depth", "width", "kernel"}
+    assert all(paths[0][i] == decisions.variables[i].size - 1 and paths[1][i] == 0 for i in ordered)
+    sizes = [
+        sum(w.numel() for w in search.parts.space.build_child(decisions.genotype(path)).parameters()) for path in paths
+    ]
+    assert sizes[1] < min(sizes[2:]) <= max(sizes[2:]) < sizes[0]
 
 
 def test_a_fair_step_adds_up_the_gradients_of_its_paths(tmp_path: Path) -> None:

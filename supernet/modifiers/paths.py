@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from supernet.decisions import Decisions, Values
 from supernet.interfaces import MixingModifier, PGradient, SearchSpace, Setting
 from supernet.runtime.random import generator
-from supernet.schema.sampling import FairPathsConfig, UniformPathsConfig
+from supernet.schema.sampling import FairPathsConfig, SandwichPathsConfig, UniformPathsConfig
 from supernet.types import Mixing, Moment
 
 Draw = Callable[[Decisions, torch.Generator], list[Values]]
@@ -26,8 +27,12 @@ class Paths(MixingModifier):
     (derive=evolution and others) chooses by itself.
     """
 
-    def __init__(self, config: UniformPathsConfig | FairPathsConfig) -> None:
-        self._draw: Draw = fair if isinstance(config, FairPathsConfig) else uniform
+    def __init__(self, config: UniformPathsConfig | FairPathsConfig | SandwichPathsConfig) -> None:
+        self._draw: Draw
+        if isinstance(config, SandwichPathsConfig):
+            self._draw = partial(sandwich, between=config.between)
+        else:
+            self._draw = fair if isinstance(config, FairPathsConfig) else uniform
 
     def bind(self, setting: Setting) -> None:
         self.device, self.seed = setting.device, setting.seed
@@ -82,3 +87,18 @@ def fair(decisions: Decisions, noise: torch.Generator) -> list[Values]:
         orders = [torch.randperm(variable.size, generator=noise) for _ in range(-(-rounds // variable.size))]
         columns.append(torch.cat(orders)[:rounds].tolist())
     return list(zip(*columns, strict=True))
+
+
+def sandwich(decisions: Decisions, noise: torch.Generator, *, between: int) -> list[Values]:
+    """The sandwich rule of US-Nets (arXiv:1903.05134), section 3.1: the largest subgraph, the smallest, some between.
+
+    What is not ordered from small to large is drawn uniformly in all of them. Their distillation from the largest to
+    the others is not there: all learn from the labels.
+    """
+    paths = [decisions.random(noise) for _ in range(2 + between)]
+    for i, extreme in enumerate((True, False)):
+        paths[i] = tuple(
+            (v.size - 1 if extreme else 0) if v.ordered else value
+            for v, value in zip(decisions.variables, paths[i], strict=True)
+        )
+    return paths

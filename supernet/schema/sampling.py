@@ -8,7 +8,7 @@ from supernet.registry import register
 from supernet.schema.fields import ranged
 from supernet.schema.strategies import STRATEGIES, ClippedConfig, PolicyConfig, RewardConfig
 
-PATHS = ("modifier=uniform_paths", "modifier=fair_paths")
+PATHS = ("modifier=uniform_paths", "modifier=fair_paths", "modifier=sandwich_paths")
 CONTROLLED = "the controller draws the subgraphs on which the weights are trained"
 
 
@@ -27,14 +27,26 @@ class FairPathsConfig:
     name: str = "fair_paths"
 
 
-for _config in (UniformPathsConfig, FairPathsConfig):
+@dataclass
+class SandwichPathsConfig:
+    """Each weight step trains the largest subgraph, the smallest and some between (US-Nets, arXiv:1903.05134)."""
+
+    name: str = "sandwich_paths"
+    between: int = ranged(2, ge=0)
+
+
+for _config in (UniformPathsConfig, FairPathsConfig, SandwichPathsConfig):
     register(
         "modifier",
         _config.name,
         _config,
         "supernet.modifiers.paths:Paths",
         # Other derivations read p, which says nothing of paths.
-        needs={"update": ("frozen",), "derive": STRATEGIES},
+        needs={
+            "update": ("frozen",),
+            "derive": STRATEGIES,
+            **({"space": ("chain",)} if _config is SandwichPathsConfig else {}),  # where something is large or small
+        },
         refuses={path: "each says which subgraphs a step trains" for path in PATHS if _config.name not in path},
     )
 
@@ -74,7 +86,7 @@ class PpoUpdateConfig(AlternationConfig, ClippedConfig, RewardConfig):
 _NO_P = (
     "auxiliary_skip", "beta_decay", "cost", "dirichlet_kl", "edge_norm", "entropy", "fair_paths", "layer_alignment",
     "operation_freezing", "perturb_adversarial", "perturb_random", "progressive_shrinking", "prune_widen",
-    "ranking_stop", "skip_limit", "skip_stop", "uniform_paths", "warm_up", "zero_one_loss",
+    "ranking_stop", "sandwich_paths", "skip_limit", "skip_stop", "uniform_paths", "warm_up", "zero_one_loss",
 )  # fmt: skip
 for _update in (ReinforceUpdateConfig, PpoUpdateConfig):
     register(
