@@ -84,6 +84,10 @@ def together(modifiers: Iterable[str], *overrides: str, **parts: str) -> Config:
             modifier={name: option("modifier", name) for name in sorted(chosen)},
             **{g: option(g, name) for g, name in made.items() if name != defaults[g]},
         )
+        if made.get("space", "darts") != "darts":  # the only one whose children have what is for cells
+            tried = dataclasses.replace(
+                tried, retrain=dataclasses.replace(tried.retrain, auxiliary_weight=0.0, drop_path=0.0)
+            )
         try:
             check_together(tried)
             return apply_limit(tried)
