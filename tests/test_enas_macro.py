@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import tiny_space_config
 from torch import Tensor, nn
 
@@ -16,8 +17,10 @@ from supernet.decisions import Decisions
 from supernet.errors import UserError
 from supernet.report.cell_layout import lay_out
 from supernet.spaces.enas_macro import EnasMacroSpace
+from supernet.spaces.enas_operations import EnasOperation
 from supernet.spaces.enas_skeleton import pool_layers
 from supernet.spaces.genotype import Genotype, load_genotype, parse_genotype
+from supernet.spaces.ops import OPERATIONS, Norm
 from supernet.train import retrain, train
 from supernet.types import GroupMixing, Mixing
 
@@ -70,6 +73,29 @@ def test_one_path_of_the_supernet_is_the_child(layers: int) -> None:
         copy_into(child, net, genotype, of)
         torch.testing.assert_close(child.eval()(x), net.eval()(x, p))
         assert set(child.state_dict()) >= {"stack.stem.0.weight", "stack.classifier.bias"}
+
+
+@pytest.mark.parametrize(("name", "kernel"), [("enas_conv_5x5", 5), ("enas_sep_conv_3x3", 3), ("enas_avg_pool_3x3", 0)])
+def test_an_operation_is_the_published_branch(name: str, kernel: int) -> None:
+    operation = OPERATIONS[name].build(4, 1, Norm(affine=True, track=False))
+    assert isinstance(operation, EnasOperation)
+    x = torch.randn(3, 4, 7, 7)
+    weights = [p for p in operation.parameters() if p.dim() == 4]
+
+    def normalised(y: Tensor) -> Tensor:
+        return F.relu(
+            (y - y.mean((0, 2, 3), keepdim=True)) / (y.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+        )
+
+    y = normalised(F.conv2d(x, weights[0]))
+    if kernel == 0:  # the mean over the pixels that there are
+        pixels = F.avg_pool2d(torch.ones_like(y), 3, 1, padding=1)
+        expected = F.avg_pool2d(y, 3, 1, padding=1) / pixels
+    else:
+        y = F.conv2d(y, weights[1], padding=kernel // 2, groups=4 if "sep" in name else 1)
+        expected = normalised(F.conv2d(y, weights[2]) if "sep" in name else y)
+    assert len(weights) == (1 if kernel == 0 else 3 if "sep" in name else 2)
+    torch.testing.assert_close(operation(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_dense_p_is_the_weighted_sum() -> None:

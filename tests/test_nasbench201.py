@@ -37,7 +37,7 @@ from supernet.schema.derivations import Top2Config
 from supernet.search import Search
 from supernet.spaces.cell import MixedOp
 from supernet.spaces.genotype import CellGenotype, Genotype, load_genotype, parse_genotype
-from supernet.spaces.nasbench201 import EDGES, Nasbench201Space, ResidualReduction
+from supernet.spaces.nasbench201 import EDGES, Nasbench201Space, ResidualReduction, Skeleton
 from supernet.spaces.ops import NASBENCH201_OPERATIONS, Norm, ReLUConvBN
 from supernet.train import retrain, train
 from supernet.types import GroupMixing, Mixing
@@ -176,6 +176,22 @@ def test_published_networks_have_the_published_counts(arch: str, params: float, 
         child(torch.empty(1, 3, 32, 32))
     assert sum(p.numel() for p in child.parameters()) == round(params * 1e6)
     assert counter.get_total_flops() / 2 == pytest.approx(macs * 1e6 - 10)
+
+
+def test_the_skeleton_has_five_cells_at_each_of_three_sizes() -> None:
+    space = Nasbench201Space(3, 10)
+    shapes: list[tuple[str, torch.Size]] = []
+    with torch.device("meta"):
+        skeleton = space.build_child(load_genotype(KNOWN)).stack
+        assert isinstance(skeleton, Skeleton)
+        for name, module in [*skeleton.cells.named_children(), *skeleton.reductions.named_children()]:
+            kind = "R" if isinstance(module, ResidualReduction) else "C"
+            module.register_forward_hook(lambda m, args, y, kind=kind: shapes.append((kind, y.shape[1:])))
+            assert name.isdigit()
+        skeleton(torch.empty(1, 3, 32, 32), [0.0] * 15)
+    stages = [("C", (16, 32, 32))] * 5, [("C", (32, 16, 16))] * 5, [("C", (64, 8, 8))] * 5
+    assert shapes == [*stages[0], ("R", (32, 16, 16)), *stages[1], ("R", (64, 8, 8)), *stages[2]]
+    assert (skeleton.classifier.in_features, skeleton.norm.num_features) == (64, 64)
 
 
 def test_operations_are_built_from_what_the_engines_know() -> None:

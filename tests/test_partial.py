@@ -13,7 +13,7 @@ from torch import Tensor
 from supernet.errors import UserError
 from supernet.spaces.cell import Cell, MixedOp, plainly
 from supernet.spaces.darts import DartsSpace
-from supernet.spaces.partial import channel_shuffle
+from supernet.spaces.partial import PartialFanOut, channel_shuffle
 from supernet.types import CellMixing, GroupMixing, Mixing
 
 K = 4
@@ -79,7 +79,7 @@ def test_a_cell_equals_the_reference_with_its_gradients(engine: str, kind: str, 
     torch.manual_seed(0)
     net = space.build_supernet().double()
     cell = next(c for c, k in zip(net.stack.cells, space._search_frame.kinds(), strict=True) if k == kind)
-    assert isinstance(cell, Cell)
+    assert isinstance(cell, Cell) and all(isinstance(fan_out, PartialFanOut) for fan_out in cell._fan_outs)
     leaf = drawn(space, edge=edge).leaf()
     channels = [
         next(m for m in cell.get_submodule(f"preprocess{i}").modules() if hasattr(m, "in_channels")).in_channels

@@ -122,6 +122,23 @@ def test_what_is_missed_most_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert genotype.cells[name].nodes[target - 2] == expected
 
 
+def test_one_choice_is_the_argmin_and_the_argmax_of_the_accuracy_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = make_search(tmp_path, *PT, "space.nodes=3")
+    name, group = next(iter(search.parts.mixer.groups.items()))
+    score_NK = torch.rand(group.decisions, len(group.options), generator=torch.Generator().manual_seed(2))
+    monkeypatch.setattr(search, "evaluate", scored(search, {name: score_NK}))
+    job = job_of(search)
+    assert isinstance(job, PerturbationJob)
+    last = [n for n in range(group.decisions) if group.targets[n] == max(group.targets)]
+    for n in last:  # what is missed most, none left out
+        assert job._least_spared(group, n) == 1 + int(score_NK[n, 1:].argmax())
+    p_NK = search.mean("evaluate")[name].op_LNK[0]
+    lost = {n: float((p_NK[n] * score_NK[n]).sum()) for n in last}
+    assert job._most_spared(group, last) == sorted(last, key=lost.__getitem__)[: len(last) - 2]
+
+
 def test_tuning_trains_weights_from_a_tenth_of_the_rate_and_leaves_a_frozen_alpha(tmp_path: Path) -> None:
     search = run_epochs(make_search(tmp_path, *PT))
     alphas = [a.detach().clone() for a in search.parts.architecture]

@@ -15,7 +15,11 @@ from supernet.config import compose
 from supernet.decisions import Decisions, Variable
 from supernet.errors import UserError
 from supernet.judging import Judge, recalibrate
+<<<<<<< HEAD
 from supernet.modifiers.paths import fair, sandwich
+=======
+from supernet.modifiers.paths import fair, uniform
+>>>>>>> 04405eb (Numbers of equations that were compared with the papers, and a question mark behind the others; a test for each of the parts that none named)
 from supernet.pareto import front
 from supernet.runtime.random import generator
 from supernet.strategies.policy import LstmPolicy
@@ -24,6 +28,16 @@ from supernet.updates.controller import Controller
 
 FAIR = ("method=fairnas", "space.nodes=1", "derive.queries=4")
 ENAS = ("method=enas", "space.nodes=1", "update.steps=2", "update.batch=3")
+
+
+def test_uniform_paths_draw_every_value_equally_often(tmp_path: Path) -> None:
+    decisions = Decisions(make_search(tmp_path, "method=spos", "space.nodes=2").parts.space)
+    noise, count = generator(0, "test"), 2000
+    columns = zip(*(uniform(decisions, noise)[0] for _ in range(count)), strict=True)
+    for variable, column in zip(decisions.variables, columns, strict=True):
+        share = 1 / variable.size
+        allowed = 4 * (count * share * (1 - share)) ** 0.5
+        assert all(abs(column.count(value) - count * share) <= allowed for value in range(variable.size))
 
 
 def test_fair_paths_use_every_value_of_a_variable_equally(tmp_path: Path) -> None:

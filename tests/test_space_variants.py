@@ -14,7 +14,7 @@ from supernet.errors import UserError
 from supernet.evaluate import eval_mode, predict
 from supernet.search import Search
 from supernet.spaces.darts import DartsSpace
-from supernet.spaces.ops import OPERATIONS, Norm
+from supernet.spaces.ops import OPERATIONS, Noise, Norm
 from supernet.types import Batch, GroupMixing, Mixing
 
 VARIANTS = ["s1", "s2", "s3", "s4"]
@@ -105,6 +105,7 @@ def test_random_genotypes_keep_to_the_operations_of_each_edge(tmp_path: Path) ->
 @pytest.mark.parametrize("stride", [1, 2])
 def test_noise_is_standard_and_does_not_see_its_input(stride: int) -> None:
     noise = OPERATIONS["noise"].build(4, stride, Norm(affine=True, track=True))
+    assert isinstance(noise, Noise)
     x_BCHW = 100 * torch.randn(32, 4, 15, 15)
     torch.manual_seed(1)
     first = noise(x_BCHW)

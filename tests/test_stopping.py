@@ -15,7 +15,7 @@ from supernet.derive.random import random_genotype
 from supernet.errors import UserError
 from supernet.interfaces import EpochEnd, Setting, StepContext, StepResult, Stop, StopModifier
 from supernet.modifiers import eigenvalue
-from supernet.modifiers.eigenvalue import Eigenvalue, dominant_eigenvalue, largest_eigenvalue
+from supernet.modifiers.eigenvalue import Eigenvalue, dominant_eigenvalue, largest_eigenvalue, smoothed
 from supernet.modifiers.ranking_stop import RankingStop, learns
 from supernet.modifiers.skip_stop import SkipStop
 from supernet.runtime.checkpoint import pack, unpack
@@ -121,6 +121,12 @@ def test_the_dominant_eigenvalue_is_that_of_the_exact_hessian(engine: str) -> No
         assert found == pytest.approx(float(spectrum[-1]), rel=1e-4)
         negative_is_larger.append(bool(-spectrum[0] > spectrum[-1]))
     assert sorted(negative_is_larger) == [False, True], "both cases are met"
+
+
+def test_smoothing_is_the_mean_of_the_neighbours_that_there_are() -> None:
+    values = [1.0, 2.0, 6.0, 4.0, 8.0]
+    assert [smoothed(values, i, 1) for i in range(5)] == pytest.approx([1.5, 3, 4, 6, 6])
+    assert [smoothed(values, i, 0) for i in range(5)] == values
 
 
 def test_a_network_is_evaluated_plainly_for_a_while_only() -> None:

@@ -14,12 +14,13 @@ from supernet.errors import UserError
 from supernet.interfaces import SearchSpace, Strategy
 from supernet.registry import PARTS
 from supernet.runtime.random import generator
-from supernet.schema.strategies import PpoConfig, QLearningConfig, ReinforceConfig
+from supernet.schema.strategies import EvolutionConfig, LocalSearchConfig, PpoConfig, QLearningConfig, ReinforceConfig
 from supernet.spaces.darts import DartsSpace
 from supernet.spaces.genotype import load_genotype
 from supernet.spaces.nasbench201 import Nasbench201Space
 from supernet.strategies import STRATEGIES, build_strategy
-from supernet.strategies.q_learning import QLearning, epsilon_after, update
+from supernet.strategies.evolve import Evolution, LocalSearch
+from supernet.strategies.q_learning import QLearning, QTable, epsilon_after, update
 from supernet.strategies.reinforce import Baseline, PolicyGradient, clipped
 from supernet.types import Group
 
@@ -177,6 +178,54 @@ def test_a_q_network_goes_on_from_its_state() -> None:
     second = make("q_learning", q="network", seed=0)
     second.load_state_dict(first.state_dict())
     assert begun + run(second, 18) == expected
+
+
+def test_q_learning_is_greedy_but_for_epsilon() -> None:
+    strategy = QLearning(QLearningConfig(queries=27), decisions=TREE, seed=0)
+    assert isinstance(strategy.values, QTable)
+    strategy.values.table = [[[0.0, 0.0, 1.0] for _ in before] for before in strategy.values.table]
+    strategy.replay_values = [(0, 0, 0)] * 27  # epsilon is .1 from here on
+    count = 1500
+    best = 0
+    for _ in range(count):
+        (values,) = strategy.ask()
+        best += values.count(2)
+        strategy.replay_values.append(values)
+    expected, n = 0.9 + 0.1 / 3, 3 * count
+    assert abs(best / n - expected) < 4 * (expected * (1 - expected) / n) ** 0.5
+
+
+def test_evolution_mutates_the_best_of_a_sample_and_the_oldest_dies() -> None:
+    config = EvolutionConfig(population=6, sample=100, crossover=0.0, mutation=0.0, queries=60)
+    strategy, told = Evolution(config, decisions=TREE, seed=0), []
+    for i in range(60):
+        (child,) = strategy.ask()
+        if i >= 6:  # a sample of 100 from 6 misses none of them, by all odds
+            best = max(told[-6:], key=lambda member: member[1])[0]
+            assert sum(a != b for a, b in zip(child, best, strict=True)) <= 1
+        reward = -float(i)  # the best is the oldest, until it dies
+        strategy.tell([child], [(reward,)])
+        told.append((child, reward))
+        assert strategy.population == told[-6:]
+
+
+def test_local_search_climbs_from_neighbour_to_neighbour_and_begins_anew_at_a_summit() -> None:
+    strategy = LocalSearch(LocalSearchConfig(), decisions=TREE, seed=1)
+    here: Values | None = None
+    seen: dict[Values, float] = {}
+    summits = 0
+    for _ in range(TREE.count):
+        (values,) = strategy.ask()
+        assert values not in seen
+        left = [] if here is None else [v for v in TREE.neighbours(here) if v not in seen]
+        assert not left or values in left
+        summits += here is not None and not left
+        if not left:
+            here = None
+        seen[values] = Tree().reward(values)
+        here = values if here is None or seen[values] > seen[here] else here
+        strategy.tell([values], [(seen[values],)])
+    assert len(seen) == 27 and summits > 0
 
 
 def test_epsilon_falls_as_published() -> None:

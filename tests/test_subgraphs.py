@@ -10,13 +10,16 @@ import torch
 from helpers import make_search, run_epochs
 
 from supernet.decisions import Decisions
+from supernet.derive.controller import FromController
 from supernet.derive.subgraphs import SubgraphsJob
 from supernet.errors import UserError
 from supernet.judging import Judge
 from supernet.loop import run_epoch
 from supernet.reward import Reward
+from supernet.runtime.random import generator
 from supernet.search import Search
 from supernet.spaces.cell import MixedOp
+from supernet.updates.controller import Controller
 
 PATHS = ("method=random_ws", "space.nodes=1", "derive.queries=6")
 
@@ -93,3 +96,17 @@ def test_the_best_subgraph_that_was_judged_is_derived_and_none_is_judged_twice(
     assert job.asked == job.config.queries
     assert len(judged) == len(set(judged))
     assert job.genotype() == Decisions(search.parts.space).genotype(min(judged, key=sum))
+
+
+def test_the_best_of_a_few_draws_of_the_controller_is_derived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = run_epochs(make_search(tmp_path, "method=enas", "space.nodes=1", "derive.queries=7"))
+    monkeypatch.setattr(Reward, "__call__", lambda self, v, seen: {"reward": sum(v), "accuracy": 0.5, "loss": 1.0})
+    monkeypatch.setattr(Judge, "__call__", lambda self, p: {})
+    assert isinstance(search.parts.derivation, FromController) and isinstance(search.parts.update, Controller)
+    job = search.parts.derivation.job(search)
+    assert isinstance(job, SubgraphsJob)
+    while job.epoch < job.epochs:
+        run_epoch(job)
+    policy = search.parts.update.strategy.policy
+    drawn = [policy.draw(generator(search.config.seed, "derive/controller", i)) for i in range(7)]
+    assert job.genotype() == Decisions(search.parts.space).genotype(max(drawn, key=sum))

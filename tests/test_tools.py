@@ -70,11 +70,14 @@ def test_tests_belong_to_the_functions_that_they_name(tmp_path: Path) -> None:
         "def test_other():\n    Part, alone = 1, 2\n"
         "def test_choice():\n    compose('update=p_one', 'update=p_one_more')\n"
         "def test_no_choice():\n    compose('update=p_one_more')\n"
+        "def build(name):\n    return PARTS['update', name]\n"
+        "def test_registry():\n    build('p_one')\n"
+        "def test_no_registry():\n    build('p_one_more')\n"
     )
     cited, wrong = equations.collect(tmp_path)
     assert not wrong
     assert {s.name: [t.partition("::")[2] for t in s.tests] for s in cited} == {
-        "Part": ["test_table", "test_helper", "test_choice"],
+        "Part": ["test_table", "test_helper", "test_choice", "test_registry"],
         "Part.mean": ["test_helper"],
         "alone": ["test_module"],
     }

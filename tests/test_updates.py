@@ -16,7 +16,7 @@ from supernet.types import GroupMixing, Mixing, Moment, Phase
 from supernet.updates import pull_back
 from supernet.updates.first_order import FirstOrder
 from supernet.updates.single_level import SingleLevel
-from supernet.updates.unrolled import hypergradient
+from supernet.updates.unrolled import hypergradient, mixed_product, virtual_step
 
 XI, MOMENTUM, DECAY = 0.05, 0.9, 0.01
 Loss = Callable[[Phase, Mixing], Tensor]
@@ -82,6 +82,29 @@ def test_unrolled_equals_the_closed_form_on_a_quadratic_problem(seed: int, with_
     torch.testing.assert_close(grad.flatten(), expected, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(loss, (looked_ahead - net.b).square().sum() / 2 + net.c @ p)
     assert torch.equal(net.w.detach(), w), "weights come back bit for bit"
+
+
+def test_the_virtual_step_is_the_step_of_sgd() -> None:
+    net = Quadratic(0)
+    ctx = quadratic_context(net)
+    sgd = ctx.weight_optimizer
+    ctx.run("weights", ctx.mixing("weights")).loss.backward()
+    sgd.step()  # so that there is momentum
+    xi, (weight,), (step,) = virtual_step(ctx, ctx.mixing("weights").detach())
+    before = weight.detach().clone()
+    sgd.zero_grad()
+    ctx.run("weights", ctx.mixing("weights")).loss.backward()
+    sgd.step()
+    assert xi == XI
+    torch.testing.assert_close(step, weight.detach() - before)
+
+
+def test_the_finite_difference_is_the_mixed_second_derivative_on_a_quadratic_problem() -> None:
+    net = Quadratic(1)
+    ctx = quadratic_context(net)
+    vector_W = torch.randn(6, dtype=torch.float64)
+    (found,) = mixed_product(ctx, ctx.mixing("weights").leaf(), [vector_W], 0.01)
+    torch.testing.assert_close(found.flatten(), -net.matrix.T @ vector_W)  # d2 |w - A p|^2 / 2 / dp dw is -A
 
 
 def test_first_order_and_single_level_move_alpha_against_their_own_gradient() -> None:

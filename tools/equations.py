@@ -8,9 +8,12 @@ arXiv id; likewise ``section 2.4``, ``algorithm 1``, ``appendix A.1``, ``table 2
 "to": ``eq. 7, eq. 8 and 9``, ``eq. 5 to 8``. A paper that is a docstring's whole subject may stand without one.
 
 A test belongs to a symbol where its function, or a helper, fixture or table of the same file that it uses, names what
-was imported from the symbol's module, or names a registered part as the configuration does (``update=unrolled``).
-Everything is read as text: nothing of the project is imported. Options (``supernet/schema/``) are left out, since they
-say what a part does that has the address.
+was imported from the symbol's module, or names a registered part as the configuration does (``update=unrolled``), or
+names it beside ``PARTS["update", name]``.
+
+``tools/equations_checked.yaml`` says which numbers were compared with a paper's text, and with which; the page marks
+the others. Everything is read as text: nothing of the project is imported. Options (``supernet/schema/``) are left out,
+since they say what a part does that has the address.
 """
 
 from __future__ import annotations
@@ -22,9 +25,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = "docs/equations.md"
+PAGE, CHECKED = "docs/equations.md", "tools/equations_checked.yaml"
 KINDS = ("eq.", "algorithm", "section", "appendix", "table", "figure", "paper")
 _NUMBER = r"[A-Z]?\d*(?:\.\d+)*[a-z]?(?![\w.]*\w)"
 _PLACE = rf"(?:eq\.|section|algorithm|appendix|table|figure)\s+{_NUMBER}"
@@ -232,6 +238,9 @@ def _names(start: str, parts: dict[str, ast.stmt], imported: dict[str, str]) -> 
                 found.add(imported[local])
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.add(node.value)
+            match node:
+                case ast.Subscript(value=ast.Name(id="PARTS"), slice=ast.Tuple(elts=[ast.Constant(value=group), _])):
+                    texts.add(f"{group}=")
             if isinstance(node, ast.Attribute):
                 found.add(f".{node.attr}")
                 found.add(_dotted(node, imported))
@@ -258,11 +267,24 @@ def collect(root: Path) -> tuple[list[Symbol], list[str]]:
                 f"{symbol.file}:{symbol.line} {symbol.name}: {text!r} is no address; write it as "
                 f"'Name (arXiv:NNNN.NNNNN), eq. 7' (or section, algorithm, appendix, table, figure)"
             )
+    written = {(address.source, address.place) for symbol in cited for address in symbol.addresses}
+    wrong += [f"{CHECKED}: no docstring has {place} of {source}" for source, place in checked(root) - written]
     return cited, wrong
 
 
-def render(cited: list[Symbol], *, lines: bool = False) -> str:
+def checked(root: Path) -> set[tuple[str, str]]:
+    """(source, place) of the numbers that were compared with the text of the paper."""
+    return {(source, place) for source, paper in _checked(root).items() for place in paper["places"]}
+
+
+def _checked(root: Path) -> dict[str, dict[str, Any]]:
+    path = root / CHECKED
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def render(cited: list[Symbol], root: Path, *, lines: bool = False) -> str:
     """The page; ``lines`` adds them to files, which would make the page stale with every edit above."""
+    sure = checked(root)
     papers: dict[str, list[tuple[Address, Symbol]]] = {}
     names: dict[str, set[str]] = {}
     for symbol in cited:
@@ -273,6 +295,8 @@ def render(cited: list[Symbol], *, lines: bool = False) -> str:
         "# Where each equation lives",
         "Made by `python tools/equations.py` from the docstrings of `supernet/`; do not edit. A test belongs to a "
         "function, or a part, that it names. A docstring gives the formula, and says where the published code differs.",
+        "A number with a question mark is from memory: it was not compared with the text of the paper, and versions of "
+        f"a paper differ. {_balance(cited, sure)}",
     ]
     without: list[str] = []
     for source in sorted(papers):
@@ -280,7 +304,8 @@ def render(cited: list[Symbol], *, lines: bool = False) -> str:
         for address, symbol in sorted(papers[source], key=lambda pair: (pair[0].order, pair[1].file, pair[1].line)):
             where = f"`{symbol.file}{f':{symbol.line}' if lines else ''}`"
             here = f"`{symbol.name}`, {where}" if symbol.name else where
-            rows.append(f"| {address.place} | {here} | {_shown(symbol.tests)} |")
+            sign = "" if address.place == "paper" or (address.source, address.place) in sure else " ?"
+            rows.append(f"| {address.place}{sign} | {here} | {_shown(symbol.tests)} |")
             if not symbol.tests and symbol.name:
                 without.append(f"* {address.paper}, {address.place}: {here}")
         title = ", ".join(sorted(names[source]))
@@ -289,8 +314,16 @@ def render(cited: list[Symbol], *, lines: bool = False) -> str:
         "## Named by no test",
         "They may be reached through the name of their part: `tests/test_methods.py` runs every registered one.",
         "\n".join(without) or "None.",
+        "## What numbers were compared with",
+        "\n".join(f"* {source}: {paper['with']}" for source, paper in sorted(_checked(root).items())) or "Nothing.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _balance(cited: list[Symbol], sure: set[tuple[str, str]]) -> str:
+    """How many numbers were compared."""
+    every = {(a.source, a.place) for symbol in cited for a in symbol.addresses if a.place != "paper"}
+    return f"{len(every & sure)} of {len(every)} numbers were compared."
 
 
 def link(source: str) -> str:
@@ -315,7 +348,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the page is stale")
     args = parser.parse_args()
     cited, wrong = collect(ROOT)
-    page, text = ROOT / PAGE, render(cited)
+    page, text = ROOT / PAGE, render(cited, ROOT)
     stale = not page.exists() or page.read_text(encoding="utf-8") != text
     for sentence in wrong:
         print(sentence, file=sys.stderr)
@@ -325,7 +358,7 @@ def main() -> int:
         return 1 if stale or wrong else 0
     if stale:
         page.write_text(text, encoding="utf-8")
-    print(render(cited, lines=True))
+    print(render(cited, ROOT, lines=True))
     return 1 if wrong else 0
 
 

@@ -12,7 +12,7 @@ from supernet.types import Group, GroupMixing, Mixing
 
 
 class Argmax(Derivation):
-    """Every decision keeps its strongest derivable option: SNAS (arXiv:1812.09926), section 2.3, and NAS-Bench-201
+    """Every decision keeps its strongest derivable option: SNAS (arXiv:1812.09926) and NAS-Bench-201
     (arXiv:2001.00326), section 2.1, where ``none`` is an option like the others and written into the genotype.
 
     Where ``none`` cannot be written (DARTS), ``leave_out`` drops the edges on which it is stronger than the rest, as

@@ -22,8 +22,8 @@ Task = tuple[str, str, int]
 
 
 class Perturbation(Derivation):
-    """DARTS-PT (arXiv:2108.04392), algorithm 1: decide edge by edge and then node by node by what the accuracy of the
-    supernet loses, and tune the supernet after each decision; see :class:`PerturbationJob`.
+    """DARTS-PT (arXiv:2108.04392), algorithm 1 and appendix A.3: decide edge by edge and then node by node by what the
+    accuracy of the supernet loses, and tune the supernet after each decision; see :class:`PerturbationJob`.
 
     After an epoch of the search, the genotype of :mod:`.top2` is shown.
     """
@@ -104,7 +104,7 @@ class PerturbationJob(DerivationJob):
         return min(options, key=lambda k: self._accuracy(p, group, without_option(p[group.name], n, k)))
 
     def _most_spared(self, group: Group, edges: Sequence[int]) -> list[int]:
-        """DARTS-PT (arXiv:2108.04392), algorithm 1: e* = argmax over e of ACC(without e), removed one after another
+        """DARTS-PT (arXiv:2108.04392), appendix A.3: e* = argmax over e of ACC(without e), removed one after another
         until the node has as many inputs as it keeps (published code; the paper ranks them once)."""
         assert group.keep is not None
         p, rest, removed = self.search.mean("evaluate"), list(edges), []

@@ -37,7 +37,7 @@ class DirichletKL(LossModifier):
 
 
 def kl_to_flat(beta_LNK: Tensor, mask_NK: Mask) -> Tensor:
-    """DrNAS (arXiv:2006.10355), section 2.2, d(beta, 1) as in the published code: KL(Dirichlet(beta) || Dirichlet(1)) =
+    """DrNAS (arXiv:2006.10355), section 2.2: d(beta, 1), as in the published code KL(Dirichlet(beta) || Dirichlet(1)) =
     log G(B) - log G(K) - sum of log G(beta_k) + sum of (beta_k - 1) (psi(beta_k) - psi(B)), for every decision over its
     K options that exist; B = sum of beta_k, G is the gamma function and psi the derivative of its logarithm.
     """

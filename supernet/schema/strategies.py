@@ -127,7 +127,7 @@ class Nsga2Config(QueriesConfig):
 
 @dataclass
 class ControllerConfig(QueriesConfig):
-    """Subgraphs drawn from the controller that was trained with the weights (ENAS, arXiv:1802.03268, section 2.3)."""
+    """Subgraphs drawn from the controller that was trained with the weights (ENAS, arXiv:1802.03268, section 2.2)."""
 
     name: str = "controller"
     queries: int = ranged(10, ge=1)

@@ -1,4 +1,4 @@
-"""Cells as NAS-Bench-201 writes them (arXiv:2001.00326): ``|op~source|+|op~source|op~source|+...``, node by node."""
+"""Cells as written by NAS-Bench-201 (arXiv:2001.00326): ``|op~source|+|op~source|op~source|+...``, node by node."""
 
 from __future__ import annotations
 

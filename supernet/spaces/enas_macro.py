@@ -1,4 +1,4 @@
-"""The macro space of ENAS (arXiv:1802.03268), section 2.4: the whole network, layer by layer, with skip connections."""
+"""The macro space of ENAS (arXiv:1802.03268), section 2.3: the whole network, layer by layer, with skip connections."""
 
 from __future__ import annotations
 

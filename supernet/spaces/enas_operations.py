@@ -14,13 +14,13 @@ ENAS_OPERATIONS = (
     "enas_avg_pool_3x3",
     "enas_max_pool_3x3",
 )
-"""The operations of ENAS (arXiv:1802.03268), section 2.4, in the order of the published code's branches."""
+"""The operations of ENAS (arXiv:1802.03268), section 2.3, in the order of the published code's branches."""
 
 
 class EnasOperation(nn.Sequential):
     """A 1x1 convolution, batch norm and ReLU, then what gives the operation its name.
 
-    ENAS (arXiv:1802.03268), section 2.4, ``_conv_branch`` and ``_pool_branch`` of the published code: a convolution is
+    ENAS (arXiv:1802.03268), section 2.3, ``_conv_branch`` and ``_pool_branch`` of the published code: a convolution is
     followed by batch norm and ReLU again, and a separable one is applied once; a pool has nothing behind it.
     """
 

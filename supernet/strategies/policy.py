@@ -30,7 +30,7 @@ class LstmPolicy(nn.Module):
 
     An op is a softmax over W h. An input is a softmax over v tanh(W_1 a_j + W_2 h), a_j the state of the LSTM after
     node j (zero for the inputs of a cell, whose W_1 a_j is learned from the first steps); edges that the node has
-    chosen already are left out. The skips into a layer are all chosen at once (section 2.3, eq. 2), each by the same
+    chosen already are left out. The skips into a layer are all chosen at once (section 2.3), each by the same
     attention: q = v tanh(W_1 a_j + W_2 h), with logits -q and q as in the published code. Logits are divided by
     ``temperature`` and bent to ``tanh_constant`` * tanh(logits); for ops by ``tanh_constant / op_tanh_reduce``. The
     published bias of ops towards separable convolutions is not.

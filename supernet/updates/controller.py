@@ -21,7 +21,7 @@ from supernet.updates import quiet
 class Controller(Update, MixingModifier):
     """ENAS (arXiv:1802.03268), section 2.2: training in two phases that alternate.
 
-    In the first, an epoch of weight steps, each step trains one subgraph that the policy draws (eq. 1 with M = 1). In
+    In the first, an epoch of weight steps, each step trains one subgraph that the policy draws (M = 1). In
     the second, ``steps`` steps train the policy (:class:`.PolicyGradient`) on rewards of the shared weights, which stay
     as they are. As published, a reward is measured on one batch of validation data in training mode; here, all
     subgraphs of a step see the same batch, so that they differ in nothing else. What stands for the supernet where p is
