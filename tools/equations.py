@@ -202,7 +202,7 @@ def tests(root: Path) -> Iterator[Test]:
 
 def _imports(tree: ast.Module) -> dict[str, str]:
     """Local name -> dotted name, of what is imported from the project anywhere in the file."""
-    found = {}
+    found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "supernet":
             found |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
@@ -239,7 +239,9 @@ def _names(start: str, parts: dict[str, ast.stmt], imported: dict[str, str]) -> 
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.add(node.value)
             match node:
-                case ast.Subscript(value=ast.Name(id="PARTS"), slice=ast.Tuple(elts=[ast.Constant(value=group), _])):
+                case ast.Subscript(
+                    value=ast.Name(id="PARTS"), slice=ast.Tuple(elts=[ast.Constant(value=str(group)), _])
+                ):
                     texts.add(f"{group}=")
             if isinstance(node, ast.Attribute):
                 found.add(f".{node.attr}")
