@@ -15,11 +15,7 @@ from supernet.config import compose
 from supernet.decisions import Decisions, Variable
 from supernet.errors import UserError
 from supernet.judging import Judge, recalibrate
-<<<<<<< HEAD
-from supernet.modifiers.paths import fair, sandwich
-=======
-from supernet.modifiers.paths import fair, uniform
->>>>>>> 04405eb (Numbers of equations that were compared with the papers, and a question mark behind the others; a test for each of the parts that none named)
+from supernet.modifiers.paths import fair, sandwich, uniform
 from supernet.pareto import front
 from supernet.runtime.random import generator
 from supernet.strategies.policy import LstmPolicy
