@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from supernet.config.check import check_bounds
 from supernet.data.decode import read_image
 from supernet.errors import UserError
 from supernet.interfaces import SearchSpace
@@ -22,6 +27,21 @@ from supernet.spaces.genotype import Genotype
 
 FILE = "child.safetensors"
 METADATA = "supernet_child"
+
+MAX_HEADER = 10_000_000
+"""Bytes of the description of tensors and metadata; that of 20 cells has some hundred thousand."""
+
+MAX_PARTS = 50_000
+"""Nodes and edges of a network, which take memory before its tensors do; the largest published cells make some 500."""
+
+MAX_SETTING = 1_000
+"""Of the whole numbers that describe a space: nodes, reductions and the like."""
+
+UNFIT = (
+    SafetensorError, OSError, ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What reading and building raise for a file that was not written here."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +64,31 @@ class ChildSpec:
         part = PARTS.get(("space", str(self.space["name"])))
         if part is None:
             raise UserError(f"space={self.space['name']} is not known", valid=[n for g, n in PARTS if g == "space"])
+        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(part.config), dict(self.space)))
+        check_bounds("space.", config)
         space: SearchSpace = build(
             "space",
-            part.config(**self.space),
+            config,
             in_channels=self.in_channels,
             classes=len(self.classes),
             child_channels=self.channels,
             child_cells=self.cells,
             auxiliary=False,
         )
+        space.check(self.size, search=False)
         return space
+
+    def check(self) -> None:
+        """Raise ValueError for what no run has written and what would be too large to build or to feed."""
+        pixels = self.size[0] * self.size[1]
+        if self.in_channels not in (1, 3) or min(self.size) < 1 or pixels > (Image.MAX_IMAGE_PIXELS or pixels):
+            raise ValueError(f"images of {self.in_channels} x {self.size[0]} x {self.size[1]}")
+        if not len(self.mean) == len(self.std) == self.in_channels or not all(0 < s < math.inf for s in self.std):
+            raise ValueError("mean and std")
+        parts = sum(len(cell.nodes) + len(cell.edges) for cell in self.genotype.cells.values())
+        odd = any(isinstance(value, int) and value > MAX_SETTING for value in self.space.values())
+        if odd or min(self.cells, self.channels, len(self.classes)) < 1 or self.cells * parts > MAX_PARTS:
+            raise ValueError(f"{self.cells} cells of {self.channels} channels for {len(self.classes)} classes")
 
     def to_json(self) -> str:
         """The metadata, as JSON."""
@@ -69,7 +104,7 @@ class ChildSpec:
         if "space" not in d:  # written when there was the DARTS space only
             darts = DartsConfig(reductions=int(d["reductions"]), stem_multiplier=int(d["stem_multiplier"]))
             d["space"] = dataclasses.asdict(darts)
-        return cls(
+        spec = cls(
             genotype=Genotype.from_json(d["genotype"]),
             classes=tuple(str(c) for c in d["classes"]),
             size=(int(height), int(width)),
@@ -78,6 +113,8 @@ class ChildSpec:
             space=dict(d["space"]),
             **numbers,
         )
+        spec.check()
+        return spec
 
 
 class LoadedChild(nn.Module):
@@ -123,21 +160,30 @@ def save_child(run_dir: Path, child: nn.Module, spec: ChildSpec) -> None:
 
 def load_child(run: str | Path) -> LoadedChild:
     """Load the child of a run directory (or a child's file) for use on the CPU; nothing in the file is executed."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     path = Path(run)
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"run={run}: there is no {FILE}, which a run writes after retraining; check the path")
     try:
+        with path.open("rb") as start:
+            if int.from_bytes(start.read(8), "little") > MAX_HEADER:
+                raise ValueError("the header is too long")
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, Any] = file.metadata() or {}
             spec = ChildSpec.from_json(metadata[METADATA])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        loaded = LoadedChild(spec)
-        loaded.net.load_state_dict(state)
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            if max(spec.channels, len(spec.classes)) > max(d for shape in shapes.values() for d in shape):
+                raise ValueError("the tensors are too small for the network")
+            with torch.device("meta"):  # what the metadata ask for takes memory only where the tensors are there
+                expected = {name: tuple(t.shape) for name, t in LoadedChild(spec).net.state_dict().items()}
+            if shapes != expected:
+                raise ValueError("the tensors are not those of the network")
+            loaded = LoadedChild(spec)
+            loaded.net.load_state_dict({name: file.get_tensor(name) for name in shapes})
     except UserError as error:
         raise UserError(f"{path} (parts of your own need plugins=[MODULE], or its import): {error}") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except UNFIT as error:
         raise UserError(f"{path} is not a child written by supernet, or is damaged ({type(error).__name__})") from error
     return loaded.eval()

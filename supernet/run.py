@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from supernet.config import compare, from_yaml, to_yaml
+from supernet.config.saved import MAX_CHARACTERS
 from supernet.config.sweep import LOG_FILE
 from supernet.errors import UserError
 from supernet.interfaces import State
@@ -25,12 +26,14 @@ from supernet.report.recorder import Recorder
 from supernet.runtime.checkpoint import Checkpoints, Foreign
 from supernet.runtime.compute import set_deterministic
 from supernet.runtime.device import environment, pick_device, same_bits, set_threads
-from supernet.runtime.files import write_atomic
+from supernet.runtime.files import read_text, write_atomic
 from supernet.runtime.memory import OutOfMemory, is_out_of_memory, keep_freed_memory, peak_memory
 from supernet.runtime.signals import Interrupt
 from supernet.schema import Config
 
 CONFIG_FILE = "config.yaml"
+MAX_REPORT = 100_000_000
+"""Characters of report.json; its confusion matrix grows with the square of the classes."""
 FIGURES = ("test/accuracy", "test/loss", "test/f1")
 UNFIT = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """What loading raises for a state that has other contents than a part has written."""
@@ -150,7 +153,10 @@ def finished(config: Config, directory: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     print(f"{directory} holds a finished run; its report is {directory / 'report.md'}")
-    report: dict[str, Any] = json.loads(path.read_text())
+    try:
+        report: dict[str, Any] = json.loads(read_text(path, MAX_REPORT))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: remove it, and resume=auto tests the child and writes it again") from error
     return report
 
 
@@ -161,6 +167,6 @@ def check_resume(config: Config, directory: Path) -> None:
         return
     if config.resume == "never":
         raise UserError(f"run_dir={directory} already holds a run: go on with resume=auto, or choose another run_dir")
-    differences = compare(from_yaml(saved.read_text(), source=str(saved)), config)
+    differences = compare(from_yaml(read_text(saved, MAX_CHARACTERS), source=str(saved)), config)
     if differences.inexact:
         logging.getLogger(__name__).warning("resumes, but not bit-identical: %s", "; ".join(differences.inexact))

@@ -4,7 +4,7 @@
 
 Each trial is a run in a directory of its own that is ended once or twice and then resumed to its end with resume=auto:
 
---kills    SIGKILL at moments drawn uniformly over the length of the undisturbed run
+--kills    SIGKILL at moments drawn uniformly over the processor time of the undisturbed run
 --placed   SIGKILL at places drawn from: half of a checkpoint written, before and after its rename, between rename and
            prune, within the prune
 --signals  SIGTERM, SIGUSR1, SIGINT or SIGHUP at such a moment, half of the time with another one just after it; the
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import resource
 import shutil
 import signal
 import statistics
@@ -128,9 +129,10 @@ def main() -> int:
     out, bench = args.out.resolve(), Bench(args.overrides, random.Random(args.seed))
     import_all()
     shutil.rmtree(out, ignore_errors=True)
-    start = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert wait(fork_run(bench.overrides, out / "undisturbed")) == 0, (out / "undisturbed.log").read_text()
-    bench.length = time.monotonic() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    bench.length = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     expected = outcome(out / "undisturbed")
     bench.saves = sum(expected[job]["position"]["epoch"] for job in ("search", "derive", "retrain") if job in expected)
     trials = hits = 0
@@ -140,7 +142,7 @@ def main() -> int:
             done += trial(bench, kind, out / f"trial-{trials}", expected)
             trials += 1
         hits += done
-    print(f"{bench.length:.1f} s and {bench.saves} checkpoints in the undisturbed run")
+    print(f"{bench.length:.1f} s of one core and {bench.saves} checkpoints in the undisturbed run")
     print("\n".join(f"{count:5d}  {where}" for where, count in sorted(bench.where.items())))
     if bench.waits:
         print(f"seconds from signal to exit: median {statistics.median(bench.waits):.2f}, most {max(bench.waits):.2f}")

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from supernet.errors import UserError
 
-MAX_BYTES = 64_000_000
+MAX_BYTES = 16_000_000
 """Of the text; the table of NAS-Bench-201 has four million."""
+
+MAX_CELLS = 4_000_000
+"""Numbers, each of which takes some twenty times the memory of its text; NAS-Bench-201 has less than a million."""
 
 MAX_MEMORY = 256_000_000
 """Of the decompressor."""
@@ -37,6 +40,8 @@ def read_table(path: Path, key: str, *, without: Sequence[str] = ()) -> Rows:
             if not name or name in rows:
                 reason = f"{key} {name} is there twice" if name else f"it has {len(line)} of {len(header)} columns"
                 raise UserError(f"{path}, line {lines.line_num}: {reason}")
+            if lines.line_num * len(header) > MAX_CELLS:
+                raise UserError(f"{path} is no table of a benchmark: it has more than {MAX_CELLS:,} cells")
             numbers = {c: v for c, v in zip(header, line, strict=True) if c != key and c not in without}
             rows[name] = {c: _number(v, f"{path}, line {lines.line_num}, column {c}") for c, v in numbers.items()}
     except csv.Error as error:

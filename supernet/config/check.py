@@ -105,11 +105,7 @@ def _check_node(prefix: str, node: DictConfig) -> None:
 
 def check_values(config: Config) -> None:
     """Refuse values outside the bounds that the schema gives, and values that contradict each other."""
-    for key, owner, field, value in _fields("", config):
-        if not _possible(field, value):
-            raise UserError(f"{key}={_text(value)}: it must be {describe(type(owner), field.name)}")
-        if not _finite(value):
-            raise UserError(f"{key}={_text(value)}: it must be a finite number")
+    check_bounds("", config)
     for phase, part in (("search", config.search), ("retrain", config.retrain)):
         if part.nesterov and part.momentum == 0:
             raise UserError(f"{phase}.nesterov=true needs a momentum: set {phase}.momentum above 0, or leave it out")
@@ -122,6 +118,15 @@ def check_values(config: Config) -> None:
                 f"memory.micro_batches={config.memory.micro_batches} leaves less than 2 images of {phase}.batch="
                 f"{part.batch} in a part, too few for a batch norm: set it to at most {part.batch // 2}"
             )
+
+
+def check_bounds(prefix: str, owner: Any) -> None:
+    """Refuse values of a configuration, or of a part of it, that are outside the bounds that the schema gives."""
+    for key, node, field, value in _fields(prefix, owner):
+        if not _possible(field, value):
+            raise UserError(f"{key}={_text(value)}: it must be {describe(type(node), field.name)}")
+        if not _finite(value):
+            raise UserError(f"{key}={_text(value)}: it must be a finite number")
 
 
 def check_together(config: Config) -> None:

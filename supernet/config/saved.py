@@ -31,6 +31,10 @@ INEXACT = {
 """Keys that may change on resume, at the price of results that are no longer identical to the last bit."""
 
 
+MAX_CHARACTERS = 200_000
+"""Of a configuration, which has a few thousand; the reader's time grows with the text."""
+
+
 def to_yaml(config: Config) -> str:
     """Every value of ``config`` as YAML without interpolations."""
     return str(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
@@ -40,14 +44,10 @@ def from_yaml(text: str, *, source: str = "config.yaml") -> Config:
     """Read what :func:`to_yaml` wrote; ``source`` names the file in errors.
 
     The text is data: no interpolation is resolved and no plug-in it names is imported; parts of a plug-in are known
-    when it has been imported before. Keys added to the schema since get their defaults.
+    when it has been imported before. Keys added to the schema since get their defaults. Raises UserError for anything
+    that :func:`to_yaml` has not written.
     """
-    try:
-        saved = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} is damaged: {explain(error)}") from error
-    if not isinstance(saved, dict) or "${" in text:
-        raise UserError(f"{source} is not the configuration of a run, which holds plain keys and values")
+    saved = _plain(text, source)
     try:
         composed = OmegaConf.structured(Config)
         for group in PART_GROUPS:
@@ -55,7 +55,10 @@ def from_yaml(text: str, *, source: str = "config.yaml") -> Config:
         for group in OPTIONAL_GROUPS:
             if saved.get(group) is not None:
                 composed[group] = OmegaConf.structured(_part(group, saved[group], source))
-        for name, part in (saved.get("modifier") or {}).items():
+        modifiers = saved.get("modifier") or {}
+        if not isinstance(modifiers, dict):
+            raise UserError(f"{source}: modifier holds the chosen modifiers by name, not {type(modifiers).__name__}")
+        for name, part in modifiers.items():
             composed["modifier"][name] = OmegaConf.structured(_part("modifier", part, source))
         composed.merge_with(saved)
         composed["run_dir"] = saved.get("run_dir", MISSING)
@@ -66,6 +69,44 @@ def from_yaml(text: str, *, source: str = "config.yaml") -> Config:
     check_values(config)
     assert isinstance(config, Config)
     return config
+
+
+class _NoAliases(yaml.SafeLoader):  # type: ignore[misc]
+    """Plain YAML: with aliases, a few lines can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "a run writes no alias", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
+def _plain(text: str, source: str) -> dict[str, Any]:
+    """The keys and values of a text."""
+    try:
+        saved = yaml.load(text, _NoAliases) if len(text) <= MAX_CHARACTERS else None
+    except yaml.YAMLError as error:
+        raise UserError(f"{source} is damaged: {explain(error)}") from error
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:  # a date or a number that there is not
+        raise UserError(f"{source} is damaged: {type(error).__name__}") from error
+    if not isinstance(saved, dict) or not _is_plain(saved):
+        raise UserError(f"{source} is not the configuration of a run, which holds plain keys and values")
+    return saved
+
+
+def _is_plain(saved: Any) -> bool:
+    """Whether all keys are texts and all values are plain, with no interpolation among them."""
+    rest = [saved]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, dict):
+            rest += [*value, *value.values()]
+            if not all(isinstance(key, str) for key in value):
+                return False
+        elif isinstance(value, list):
+            rest += value
+        elif not (value is None or isinstance(value, (bool, int, float, str))) or "${" in str(value):
+            return False
+    return True
 
 
 def _part(group: str, saved: Any, source: str) -> type:

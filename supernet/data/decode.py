@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from supernet.errors import UserError
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded, whatever a file is called. Pillow knows more, and starts a program to draw PostScript."""
 
 
 class UnreadableImage(UserError):
@@ -28,7 +33,9 @@ def read_image(path: Path | str, size: int, channels: int) -> Tensor:
     Raises :class:`UnreadableImage` for files that are corrupt, without a fixed range (32 bits), or suspiciously large.
     """
     try:
-        with Image.open(path) as image:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, a device never ends
+            raise ValueError("it is no regular file")
+        with Image.open(path, formats=FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS  # Pillow only warns of it, and refuses at twice as many
             if limit is not None and image.width * image.height > limit:
                 raise ValueError(f"{image.width} x {image.height} pixels are more than the safe {limit:,}")
@@ -37,7 +44,8 @@ def read_image(path: Path | str, size: int, channels: int) -> Tensor:
             fitted = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)
     # A hostile file makes decoders raise nearly anything: struct.error, IndexError, zlib.error, ...
     except Exception as error:
-        reason = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = f"its content is none of {', '.join(FORMATS)}" if unknown else str(error)
         raise UnreadableImage(path, reason or type(error).__name__) from error
     x_HWC = torch.from_numpy(np.array(fitted, dtype=np.uint8)).view(size, size, channels)
     return x_HWC.permute(2, 0, 1).contiguous()

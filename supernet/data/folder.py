@@ -51,6 +51,9 @@ def _list_split(folder: Path) -> dict[str, list[str]]:
     classes = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
     if not classes:
         raise UserError(f"{folder} holds no class folder: {LAYOUT}")
+    odd = [ascii(name) for name in classes if not name.isprintable()]
+    if odd:
+        raise UserError(f"{folder} has class folders whose names cannot be written ({_some(odd)}): rename them")
     files = {name: _list_class(folder / name) for name in classes}
     empty = [name for name in classes if not files[name]]
     if empty:

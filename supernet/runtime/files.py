@@ -1,4 +1,4 @@
-"""Writing a file so that whoever reads it finds the old content or the new, whole, whatever happens in between."""
+"""Files that are written whole or not at all, whatever happens in between, and read with a limit."""
 
 from __future__ import annotations
 
@@ -35,6 +35,18 @@ def write_atomic(path: Path, data: bytes | memoryview | str) -> None:
         _sync_directory(path.parent)
     except OSError as error:
         raise UserError(_explain(path, error)) from error
+
+
+def read_text(path: Path, most: int) -> str:
+    """The text of a file with at most ``most`` characters in UTF-8. Raises UserError for any other."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(most + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text ({error})") from error
+    if len(text) > most:
+        raise UserError(f"{path} has more than {most:,} characters: it is not what a run has written")
+    return text
 
 
 def _sync_directory(folder: Path) -> None:

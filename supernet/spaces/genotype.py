@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import UserError
+from supernet.runtime.files import read_text
 from supernet.spaces.arch_string import read_arch_string, write_arch_string
-from supernet.spaces.genotype_source import MAX_CHARACTERS, read_python
+from supernet.spaces.genotype_source import MAX_CHARACTERS, MAX_STATES, read_python
 
 Edge = tuple[str, int]
 """(operation, source state), as the community writes it."""
@@ -165,11 +166,7 @@ def load_genotype(text: str) -> Genotype:
             valid=named_genotypes(),
             got=text,
         )
-    try:
-        with Path(file).expanduser().open(encoding="utf-8") as stream:
-            found = parse_genotype(stream.read(MAX_CHARACTERS + 1), file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"genotype={text}: the file cannot be read as text ({error})") from error
+    found = parse_genotype(read_text(Path(file).expanduser(), MAX_CHARACTERS), file)
     if not name and len(found) > 1:
         raise UserError(f"genotype={text}: the file holds several; choose one with {file}:NAME", valid=found)
     if name and name not in found:
@@ -240,6 +237,8 @@ def _check_graph(genotype: Genotype, where: str) -> None:
     for kind, cell in genotype.cells.items():
         if not cell.edges:
             raise UserError(f"{where}, {kind}: the cell has no edges")
+        if max(len(cell.nodes), len(cell.edges)) > MAX_STATES:
+            raise UserError(f"{where}, {kind}: no cell has more than {MAX_STATES:,} nodes or edges")
         for node, edges in enumerate(cell.nodes):
             for operation, source in edges:
                 if not 0 <= source < node + cell.inputs:
