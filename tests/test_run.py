@@ -198,6 +198,11 @@ def test_retention_as_it_is_set(tmp_path: Path) -> None:
     assert best["figure"] == max(accuracies)
     assert best["position"]["epoch"] == 1 + accuracies.index(max(accuracies))
     train(config_for(folder, *settings[1:], "resume=auto"))  # another number to keep is no other run
+    back = tmp_path / "back"
+    (back / "checkpoints" / "search").mkdir(parents=True)
+    shutil.copy(folder / "checkpoints" / "search" / "best.pt", back / "checkpoints" / "search" / "step-00000000.pt")
+    train(config_for(back, *settings, "resume=auto"))
+    assert (back / "child.safetensors").read_bytes() == (folder / "child.safetensors").read_bytes()
     with pytest.raises(UserError, match=r"retrain\.valid_portion"):
         retrain(config_for(tmp_path / "again", "genotype=DARTS_V2", *settings))
 

@@ -50,7 +50,7 @@ def test_the_guard_sees_what_it_is_there_to_see(tmp_path: Path, monkeypatch: pyt
         "takes for ever": lambda folder: signal.pause(),
         "executes": lambda folder: (folder / hostile.MARK).touch(),
         "crashes": lambda folder: {}["x"],
-        "dies": lambda folder: os.abort(),
+        "dies": lambda folder: os.kill(os.getpid(), signal.SIGKILL),
     }
     monkeypatch.setattr(hostile, "HOSTILE", cases)
     monkeypatch.setattr(fault_test, "SECONDS", 2)

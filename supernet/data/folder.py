@@ -48,7 +48,7 @@ def _list_split(folder: Path) -> dict[str, list[str]]:
     """The image files of every class, sorted; hidden files and folders do not count."""
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: {LAYOUT}")
-    classes = sorted(entry.name for entry in _visible(folder) if entry.is_dir())
+    classes = sorted(entry.name for entry in _visible(folder) if _is_folder(entry))
     if not classes:
         raise UserError(f"{folder} holds no class folder: {LAYOUT}")
     odd = [ascii(name) for name in classes if not name.isprintable()]
@@ -69,7 +69,7 @@ def _list_class(folder: Path) -> list[str]:
     images: list[str] = []
     others: list[str] = []
     for entry in _visible(folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             raise UserError(f"{entry.path} is a folder inside a class folder: move its images up, or make it a class")
         (images if entry.name.lower().endswith(SUFFIXES) else others).append(entry.path)
     if others and images:
@@ -84,6 +84,13 @@ def _visible(folder: Path) -> list[os.DirEntry[str]]:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise UserError(f"cannot list {folder}: {error.strerror}; task.root must be readable") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, which reading it will tell
+        return False
 
 
 def _common_classes(listed: dict[str, dict[str, list[str]]], root: str) -> tuple[str, ...]:
