@@ -15,10 +15,11 @@ from compositions import METHODS, frozen, random_task, run, run_interrupted, tog
 from helpers import make_search, run_epochs, tiny_config
 
 from supernet.errors import UserError
-from supernet.interfaces import StepResult
+from supernet.interfaces import State, StepResult
 from supernet.loop import run_epoch
 from supernet.runtime.finite import NonFinite
 from supernet.runtime.memory import OutOfMemory
+from supernet.runtime.packing import pack, unpack
 from supernet.schema import Config
 from supernet.search import Search
 from supernet.tasks.images import ImageClassification
@@ -180,20 +181,23 @@ def test_a_used_job_goes_back_to_a_checkpoint_like_a_new_one(method: str, tmp_pa
 
     new, used = search("new"), search("used")
     run_epoch(used)
-    state, position = frozen_copy(used.state_dict()), frozen_copy(used.position())
+    state, position = saved(used.state_dict(), tmp_path), saved(used.position(), tmp_path)
+    written = saved(used.services.recorder.state_dict(), tmp_path)
     run_epochs(used)
+    used.services.recorder.load_state_dict(written)
     for job in (used, new):
-        job.load_state_dict(frozen_copy(state))
-        job.set_position(frozen_copy(position))
+        job.load_state_dict(saved(state, tmp_path))
+        job.set_position(saved(position, tmp_path))
         job.stopped = None
         run_epochs(job)
     assert frozen(used.state_dict()) == frozen(new.state_dict())
 
 
-def frozen_copy(state: object) -> object:
-    from supernet.runtime.checkpoint import pack, unpack
-
-    return unpack(pack({"state": state}))["state"]
+def saved(state: State, folder: Path) -> State:
+    """As it comes back from a checkpoint."""
+    (folder / "state.pt").write_bytes(pack({"state": state}))
+    back: State = unpack(folder / "state.pt")["state"]
+    return back
 
 
 # Memory

@@ -98,7 +98,7 @@ class Progress:
     def _left(self) -> str:
         """Time left of the phase: ``more than`` as long as no pause between epochs has been seen."""
         seconds = self._remaining.seconds()
-        if seconds is None:
+        if seconds is None or not self._phase:
             return ""
         bound = "more than " if self._remaining.bounds else ""
         return f"{bound}{duration(seconds)} left of the {self._phase}"
