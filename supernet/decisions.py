@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -112,6 +112,20 @@ class Decisions:
         """One-hot p of an architecture: what is not chosen is masked out, so that it is not evaluated."""
         choices = self.choices(values)
         return Mixing({name: _one_hot(group, choices[name], device) for name, group in self.groups.items()})
+
+
+def one_hot(space: SearchSpace, genotype: Genotype, device: torch.device) -> Mixing:
+    """p of an architecture on the supernet, for one that is given. Edges that it leaves out weigh nothing, so that no
+    channels go past their operations either; a decision that makes no difference takes its first option."""
+    choices, groups = space.choices(genotype), {}
+    for group in space.groups:
+        pairs = dict(choices[group.name])
+        if group.keep is None:
+            pairs |= {n: group.derivable(n)[0] for n in range(group.decisions) if n not in pairs and group.derivable(n)}
+        p = _one_hot(group, list(pairs.items()), device)
+        edge_LN = torch.tensor([[float(n in pairs) for n in range(group.decisions)]], device=device)
+        groups[group.name] = p if group.keep is None else replace(p, edge_LN=edge_LN)
+    return Mixing(groups)
 
 
 def _nodes(group: Group) -> list[tuple[int, list[int]]]:

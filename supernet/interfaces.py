@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +127,10 @@ class Update(ABC):
     steps_after_epoch = 0
     """Steps after the weight steps of every epoch; where 0, a step before every weight step."""
 
+    learns: Literal["alpha", "policy", "nothing"] = "alpha"
+    """Where it is a policy, its most probable path stands for p; where it is nothing, p says nothing that was
+    learnt."""
+
     uses_validation = True
     """False where alpha learns from the weight phase's own gradient; weights then train on the whole search split."""
 
@@ -171,6 +175,11 @@ class Modifier:
 
     def figures(self) -> dict[str, float]:
         """What to record after an epoch, by name."""
+        return {}
+
+    def trained(self) -> dict[str, list[list[int]]]:
+        """How many steps have trained each of K options at each of N decisions, by group, where this modifier draws
+        paths whatever alpha is: then p says nothing that was learnt."""
         return {}
 
     def state_dict(self) -> State:

@@ -11,6 +11,7 @@ import torch
 from supernet.child import ChildSpec
 from supernet.interfaces import SearchSpace
 from supernet.loop import DerivationJob
+from supernet.report.watch import told
 from supernet.retraining import Retraining
 from supernet.run import Run
 from supernet.schema import Config
@@ -113,6 +114,7 @@ def search_summary(search: Search) -> dict[str, Any]:
         "valid_seen_by_weights": not search.parts.update.uses_validation,
         "stopped_early": search.stopped,
         **({"events": search.events} if search.events else {}),
+        "warnings": told(search.services.recorder.history),
         **({} if search.parts.derivation.needs_search else {"trained": False}),
     }
 

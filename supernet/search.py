@@ -31,7 +31,9 @@ from supernet.interfaces import (
 )
 from supernet.loop import Job, Place, Services, Stream, annealed
 from supernet.mixer import Mixer
+from supernet.report.probes import probe
 from supernet.report.search_view import log_search
+from supernet.report.watch import warn
 from supernet.runtime.compute import autocast
 from supernet.runtime.distributed import sync_grads
 from supernet.runtime.finite import check_finite
@@ -62,7 +64,8 @@ class SearchParts:
 
 
 Watcher = Callable[[Genotype, int, int], None]
-"""Looks at the genotype of every epoch: ``watch(genotype, step, epoch)``. It returns nothing to the search."""
+"""Looks at the genotype of every epoch: ``watch(genotype, step, epoch)``, where p says what was learnt. It returns
+nothing to the search."""
 
 
 class Search(Job):
@@ -255,14 +258,23 @@ class Search(Job):
         values |= {f"valid_{name}": v for name, v in self.valid.items()}
         values |= {"lr": self.weight_optimizer.param_groups[0]["lr"]}
         values |= {"stage": float(self.stage)} if self.stages is not None else {}
+        trained = {name: table for m in self.parts.modifiers.values() for name, table in m.trained().items()}
+        learns = "nothing" if trained else self.parts.update.learns
+        shown = None if learns == "nothing" else genotype
+        values |= probe(self, genotype if learns == "alpha" else None)
         self._stop_early(p, genotype)
         for modifier in self.parts.modifiers.values():
             values |= modifier.figures()
         recorder.scalars("search", values, step=self.step, epoch=epoch)
-        log_search(recorder, tuple(self.parts.mixer.groups.values()), p, genotype, epoch=epoch, step=self.step)
         self.services.progress.epoch("search", epoch + 1, self.epochs, values)
-        self.services.progress.message(str(genotype))
-        for watch in self.watchers:
+        groups = tuple(self.parts.mixer.groups.values())
+        seen = p if learns == "alpha" else None
+        when = {"epoch": epoch, "epochs": self.epochs, "step": self.step}
+        log_search(recorder, groups, seen, shown, trained, **when, most=self.config.watch.pictures)
+        if shown is not None:
+            self.services.progress.message(str(shown))
+        warn(self.services, self.config.watch, self.epochs)
+        for watch in () if shown is None else self.watchers:
             watch(genotype, self.step, epoch)
 
     def _stop_early(self, p: Mixing, genotype: Genotype) -> None:

@@ -43,14 +43,14 @@ def test_tells_every_epoch_of_every_phase(whole: Path) -> None:
         "search": [0, 1, 2],
         "retrain": [0, 1],
     }
-    assert list(history.groups) == ["normal", "reduce"] and history.groups["normal"].label(0) == "2<-0"
+    assert list(history.groups) == ["normal", "reduce"] and history.groups["normal"].labels[0] == "2<-0"
     first, *_, last = history.rows["search"]
     assert {"train_loss", "valid_accuracy", "lr", "grad_norm"} <= last.figures.keys()
     assert last.times["step_seconds"] > 0 and last.times["images_per_second"] > 0 and last.times["memory_mb"] > 10  # type: ignore[operator]
     assert 0 < first.seconds < last.seconds
     for name, group in history.groups.items():
         for n, shares in enumerate(last.p[name]):
-            assert sum(share or 0.0 for share in shares) == pytest.approx(1, abs=1e-4), group.label(n)
+            assert sum(share or 0.0 for share in shares) == pytest.approx(1, abs=1e-4), group.labels[n]
         into = [n for n, (_, target) in enumerate(group.edges) if target == 2]
         assert sum(last.edges[name][n] for n in into) == pytest.approx(1, abs=1e-4)
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]

@@ -16,11 +16,12 @@ from supernet.errors import UserError
 from supernet.interfaces import EpochEnd, Setting, StepContext, StepResult, Stop, StopModifier
 from supernet.modifiers import eigenvalue
 from supernet.modifiers.eigenvalue import Eigenvalue, dominant_eigenvalue, largest_eigenvalue, smoothed
-from supernet.modifiers.ranking_stop import RankingStop, learns
+from supernet.modifiers.ranking_stop import RankingStop
 from supernet.modifiers.skip_stop import SkipStop
 from supernet.runtime.checkpoint import pack, unpack
 from supernet.schema.modifiers import EigenvalueConfig, RankingStopConfig, SkipStopConfig
 from supernet.spaces.cell import plainly
+from supernet.spaces.cell_facts import learns
 from supernet.spaces.darts import DartsSpace
 from supernet.spaces.genotype import CellGenotype, Genotype
 from supernet.types import GroupMixing, Mixing, Moment

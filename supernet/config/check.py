@@ -144,6 +144,18 @@ def check_together(config: Config) -> None:
             for other, reason in part.refuses.items():
                 if other in {f"{g}={n}" for g, ns in chosen.items() for n in ns}:
                     raise UserError(f"{group}={name} does not go with {other}: {reason}")
+    if config.watch.eigenvalue:
+        _check_eigenvalue(config.watch.eigenvalue, {f"{g}={n}" for g, names in chosen.items() for n in names})
+
+
+def _check_eigenvalue(every: int, chosen: set[str]) -> None:
+    """The watch computes what the modifier of this name computes, so it goes with the same parts."""
+    refused = dict(PARTS["modifier", "eigenvalue"].refuses)
+    for (group, name), part in PARTS.items():
+        if "modifier=eigenvalue" in part.refuses:
+            refused[f"{group}={name}"] = part.refuses["modifier=eigenvalue"]
+    for other in sorted(chosen & refused.keys()):
+        raise UserError(f"watch.eigenvalue={every} does not go with {other}: {refused[other]}")
 
 
 def _fields(prefix: str, owner: Any) -> Iterator[tuple[str, Any, Field, Any]]:

@@ -24,6 +24,9 @@ FREE = {
 """Keys that may change on resume: they say where things are, how fast they come, what stays of them, and what to do
 should a step fail; not what is computed."""
 
+FREE_NODE = "watch."
+"""Below it stands what is looked at, which changes nothing that is computed."""
+
 INEXACT = {
     "device", "engine", "threads", "memory_format", "compile", "deterministic", "task.resident_mb",
     "memory.micro_batches",
@@ -137,14 +140,15 @@ def compare(saved: Config, now: Config) -> Differences:
         for key in {**old, **new}
         if key not in old or key not in new or old[key] != new[key]
     }
-    refused = [text for key, text in changed.items() if key not in FREE | INEXACT]
+    free = {key for key in changed if key in FREE or key.startswith(FREE_NODE)}
+    refused = [text for key, text in changed.items() if key not in free | INEXACT]
     if refused:
         raise UserError(
             "the run cannot go on with another configuration; give the same values, or another run_dir for a new run:"
             f" {'; '.join(refused)}"
         )
     return Differences(
-        tuple(text for key, text in changed.items() if key in FREE),
+        tuple(text for key, text in changed.items() if key in free),
         tuple(text for key, text in changed.items() if key in INEXACT),
     )
 

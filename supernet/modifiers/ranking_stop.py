@@ -8,8 +8,7 @@ from torch import Tensor
 from supernet.errors import UserError
 from supernet.interfaces import EpochEnd, SearchSpace, Setting, State, Stop, StopModifier
 from supernet.schema.modifiers import RankingStopConfig
-from supernet.spaces.cell import build_candidate
-from supernet.spaces.ops import Norm
+from supernet.spaces.cell_facts import learns
 from supernet.types import Group, GroupMixing
 
 Ranking = list[list[str]]
@@ -72,13 +71,6 @@ class RankingStop(StopModifier):
     def load_state_dict(self, state: State, /) -> None:
         self.ranking, self.alphas = state["ranking"], state["alphas"]
         self.since, self.now = state["since"], state["now"]
-
-
-def learns(name: str) -> bool:
-    """Whether an operation has weights where it does not stride."""
-    with torch.device("meta"):
-        candidate = build_candidate(name, 2, 1, Norm(affine=False, track=False))
-    return any(True for _ in candidate.parameters())
 
 
 def rank(p: GroupMixing, group: Group, learnable: set[str]) -> Ranking:

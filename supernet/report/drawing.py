@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
@@ -23,12 +23,14 @@ from supernet.report.cell_layout import (
 from supernet.report.chain_layout import lay_out_chain
 from supernet.report.colours import INK, WHITE, Rgb
 from supernet.runtime.files import write_atomic
+from supernet.spaces.cell_facts import Placed, placed
 from supernet.spaces.chain_genotype import read_chain
 from supernet.spaces.genotype import CellGenotype, Genotype
 
 SMALL = 0.75
 """Size of a subscript, of that of its text."""
 
+MARK: Rgb = (213, 94, 0)
 ARROW = 7.0
 LINE = 1.6
 RADIUS = 5.0
@@ -94,9 +96,15 @@ def draw_cell_png(cell: CellGenotype, title: str, scale: int = 2) -> bytes:
 
 
 @lru_cache(maxsize=8)  # a search draws the same cell epoch after epoch
-def draw_png(layout: CellLayout, title: str, scale: int = 2) -> bytes:
-    """A layout as a PNG of ``scale`` pixels for one of the SVG."""
-    return to_png(_paint(layout, title, scale))
+def draw_png(layout: CellLayout, title: str, scale: int = 2, framed: tuple[int, ...] = ()) -> bytes:
+    """A layout as a PNG of ``scale`` pixels for one of the SVG; the boxes of these numbers get a frame."""
+    return to_png(_paint(layout, title, scale, framed))
+
+
+def boxes_of(cell: CellGenotype, edges: Collection[Placed]) -> tuple[int, ...]:
+    """The numbers of the boxes of some edges: those of the states come first."""
+    drawn = [edge for edge in placed(cell) if edge[1] != "none"]
+    return tuple(cell.inputs + len(cell.nodes) + 1 + i for i, edge in enumerate(drawn) if edge in edges)
 
 
 def to_png(image: Image.Image) -> bytes:
@@ -106,7 +114,7 @@ def to_png(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def _paint(layout: CellLayout, title: str, scale: int) -> Image.Image:
+def _paint(layout: CellLayout, title: str, scale: int, framed: tuple[int, ...]) -> Image.Image:
     """Lines are drawn at twice the size, since Pillow does not smooth them."""
     size = round(_width(layout, title)) * scale, round(layout.height) * scale
     fine = 2 * scale
@@ -119,6 +127,9 @@ def _paint(layout: CellLayout, title: str, scale: int) -> Image.Image:
     for box in layout.boxes:
         corners = (box.x * fine, box.y * fine, (box.x + box.width) * fine, (box.y + box.height) * fine)
         draw.rounded_rectangle(corners, RADIUS * fine, box.fill, box.border, round(1.2 * fine))
+    for box in (layout.boxes[number] for number in framed):
+        corners = (box.x - 3, box.y - 3, box.x + box.width + 3, box.y + box.height + 3)
+        draw.rounded_rectangle(tuple(c * fine for c in corners), RADIUS * fine, None, MARK, round(2.5 * fine))
     image = image.reduce(2)
     draw = ImageDraw.Draw(image)
     draw.text((MARGIN * scale, (MARGIN + FONT_SIZE / 2) * scale), title, INK, font(FONT_SIZE * scale), "lm")

@@ -11,10 +11,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from supernet.spaces.genotype import CellGenotype, Genotype
+from supernet.spaces.cell_facts import Placed, placed
+from supernet.spaces.genotype import Genotype
 from supernet.types import Group, Mixing
 
 VERSION = 1
@@ -26,23 +27,19 @@ DIGITS = 5
 Shares = list[list[float | None]]
 """p of N decisions and K options; None where an option does not exist (any more)."""
 
-Placed = tuple[int, str, int]
-"""An edge of a genotype: (node counted from 0, operation, source state)."""
-
 
 @dataclass(frozen=True)
 class Layout:
     """What the rows' lists mean for one group: K options, N edges as (source state, target state), how many of the
-    edges into a state are kept (all where None), and options that no genotype has."""
+    edges into a state are kept (all where None), options that no genotype has, what is decided ("op", "skip" ...), and
+    the names of the N decisions."""
 
     options: tuple[str, ...]
     edges: tuple[tuple[int, int], ...]
     keep: int | None
     underivable: tuple[str, ...]
-
-    def label(self, n: int) -> str:
-        """``2<-0`` is the edge from state 0 to state 2."""
-        return f"{self.edges[n][1]}<-{self.edges[n][0]}"
+    kind: str
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -109,10 +106,12 @@ class History:
         """Say what is chosen between; stages change masks, and none of this."""
         self.groups = {
             g.name: Layout(
-                g.options,
-                tuple(zip(g.sources, g.targets, strict=True)),
-                g.keep,
-                tuple(sorted(g.underivable | g.extras)),
+                options=g.options,
+                edges=tuple(zip(g.sources, g.targets, strict=True)),
+                keep=g.keep,
+                underivable=tuple(sorted(g.underivable | g.extras)),
+                kind=g.kind,
+                labels=tuple(g.label(n) for n in range(g.decisions)),
             )
             for g in groups
         }
@@ -143,10 +142,7 @@ class History:
 
     def to_text(self) -> str:
         """The file: JSON with a line for each row."""
-        groups = {
-            name: {"options": g.options, "edges": g.edges, "keep": g.keep, "underivable": g.underivable}
-            for name, g in self.groups.items()
-        }
+        groups = {name: asdict(group) for name, group in self.groups.items()}
         phases = [f'"{phase}": [\n' + ",\n".join(texts) + "\n]" for phase, texts in self._all_texts().items()]
         return ",\n".join([f'{{"version": {VERSION}', f'"groups": {json.dumps(groups)}', *phases]) + "}\n"
 
@@ -170,8 +166,3 @@ def changes(before: Genotype, after: Genotype) -> dict[str, Change]:
         if old != now:
             found[kind] = Change(tuple((now - old).elements()), tuple((old - now).elements()))
     return found
-
-
-def placed(cell: CellGenotype | None) -> list[Placed]:
-    """The edges of a cell with the nodes that they feed."""
-    return [] if cell is None else [(n, op, source) for n, edges in enumerate(cell.nodes) for op, source in edges]

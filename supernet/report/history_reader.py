@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from supernet.errors import UserError
-from supernet.report.history import FILE, PHASES, VERSION, Change, History, Layout, Notice, Placed, Row
+from supernet.report.history import FILE, PHASES, VERSION, Change, History, Layout, Notice, Row
+from supernet.spaces.cell_facts import Placed
 from supernet.spaces.genotype import Genotype
 
 T = TypeVar("T")
@@ -109,6 +110,8 @@ def _layout(written: Any) -> Layout:
         edges=tuple(_list(group["edges"], _edge)),
         keep=None if group["keep"] is None else _count(group["keep"]),
         underivable=tuple(_list(group["underivable"], _text)),
+        kind=_text(group["kind"]),
+        labels=tuple(_list(group["labels"], _text)),
     )
 
 

@@ -35,6 +35,11 @@ TAGS = {
     "alpha_grad_norm": "gradient/alpha",
     "lr": "rate/lr",
     "drop_path": "rate/drop_path",
+    "temperature": "rate/temperature",
+    "derived_accuracy": "accuracy/derived",
+    "derived_loss": "loss/derived",
+    "discretisation_gap": "watch/discretisation_gap",
+    "eigenvalue": "watch/eigenvalue",
 }
 """Where a scalar stands in TensorBoard, so that curves that belong together share a section."""
 

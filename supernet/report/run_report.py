@@ -60,6 +60,9 @@ def render(report: dict[str, Any]) -> str:
     ]
     if report["search"] is not None:
         parts += ["## Search", table(("", ""), _plain(report["search"]))]
+        if warnings := report["search"].get("warnings"):
+            rows = ((w["since"], w["until"], w["kind"], w["text"]) for w in warnings)
+            parts += ["## Warnings", table(("from epoch", "to epoch", "warning", "evidence and remedy"), rows)]
     if report.get("derivation") is not None:
         parts += ["## Derivation", table(("", ""), _plain(report["derivation"]))]
     parts += _events(report)

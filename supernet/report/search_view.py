@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,8 +13,11 @@ from torch import Tensor
 
 from supernet.report.cell_layout import font, text_width
 from supernet.report.colours import INK, WHITE, blend, colour_of, ink_on
-from supernet.report.drawing import draw_png, pictures, to_png
+from supernet.report.drawing import boxes_of, draw_png, pictures, to_png
+from supernet.report.history import History
 from supernet.report.recorder import Recorder
+from supernet.report.rivers import certainty_png, rivers_png
+from supernet.spaces.cell_facts import facts
 from supernet.spaces.genotype import Genotype
 from supernet.types import Group, Mixing
 
@@ -24,56 +27,116 @@ ROW, COLUMN, TITLE = 22, 37, 40
 WRAP = 90
 """Characters. TensorBoard cuts longer lines of text."""
 
-SKIP = "skip_connect"
-
 
 def log_search(
-    recorder: Recorder, groups: Sequence[Group], p: Mixing, genotype: Genotype, *, epoch: int, step: int
+    recorder: Recorder,
+    groups: Sequence[Group],
+    p: Mixing | None,
+    genotype: Genotype | None,
+    trained: Mapping[str, list[list[int]]],
+    *,
+    epoch: int,
+    epochs: int,
+    step: int,
+    most: int = 50,
 ) -> None:
-    """Record p of every group, averaged over placements, and the derived architecture."""
-    recorder.layout("search", layout(groups))
-    recorder.history.describe(groups)
-    recorder.history.derived("search", epoch, step, p, genotype)
+    """Record p, averaged over placements, and the derived cells; each is None where it says nothing that was learnt.
+    ``trained`` counts for sampled paths how often each option was trained. At most ``most`` pictures of a kind are
+    drawn in a search."""
+    history = recorder.history
+    history.describe(groups)
+    history.derived("search", epoch, step, p, genotype)
+    row = history.row("search", epoch, step)
+    row.trained = dict(trained)
+    recorder.layout("search", layout())
     values: dict[str, float] = {}
+    for group, mixing in ((g, p[g.name]) for g in groups) if p is not None else ():
+        values |= {f"entropy/{group.name}": entropy(mixing.op_LNK), f"margin/{group.name}": margin(mixing.op_LNK)}
+    for kind, cell in ({} if genotype is None else genotype.cells).items():
+        found = facts(cell)
+        values |= {f"skips/{kind}": found.skips, f"depth/{kind}": found.depth, f"weighted/{kind}": found.weighted}
+    if genotype is not None:
+        recorder.text("search", "genotype", "```\n" + "\n".join(textwrap.wrap(str(genotype), WRAP)) + "\n```", step)
+    if values:
+        recorder.scalars("search", values, step=step, epoch=epoch)
+    if most and (epoch % math.ceil(epochs / most) == 0 or epoch + 1 == epochs):
+        for tag, png in draw(history, groups, epochs):
+            recorder.image("search", tag, png, step)
+
+
+def draw(history: History, groups: Sequence[Group], epochs: int) -> Iterator[tuple[str, bytes]]:
+    """The pictures of the last epoch, by tag."""
+    rows = history.rows["search"]
+    row = rows[-1]
     for group in groups:
-        op_LNK = p[group.name].op_LNK
-        values[f"entropy/{group.name}"] = entropy(op_LNK)
-        rows_NK = op_LNK.mean(dim=0).tolist()
-        for n, row in enumerate(rows_NK):
-            for name, share in zip(group.options, row, strict=True):
-                values[f"p_{group.name}/{edge_tag(group, n)}/{name}"] = share
-        recorder.image("search", f"p/{group.name}", heat_map_png(group, rows_NK, f"epoch {epoch + 1}"), step)
-    for kind, cell in genotype.cells.items():
-        values[f"skips/{kind}"] = float(sum(op == SKIP for op, _ in cell.edges))
-    for name, (title, drawing) in pictures(genotype).items():
-        recorder.image("search", f"cell/{name}", draw_png(drawing, title, scale=1), step)
-    recorder.text("search", "genotype", "```\n" + "\n".join(textwrap.wrap(str(genotype), WRAP)) + "\n```", step)
-    recorder.scalars("search", values, step=step, epoch=epoch)
+        name, layout = group.name, history.groups[group.name]
+        if name in row.p:
+            since = [r for r in rows if name in r.p]
+            yield f"river/{name}", rivers_png(layout, name, since, epochs)
+            yield f"certainty/{name}", certainty_png(layout, name, since, epochs)
+            shares_NK = [[share or 0.0 for share in line] for line in row.p[name]]
+            yield f"p/{name}", heat_map_png(group, shares_NK, f"p, epoch {row.epoch + 1}")
+        if name in row.trained:
+            shares_NK = [[count / max(1, sum(line)) for count in line] for line in row.trained[name]]
+            yield f"trained/{name}", heat_map_png(group, shares_NK, f"share of the steps, epoch {row.epoch + 1}")
+    for kind, (title, drawing) in ({} if row.genotype is None else pictures(row.genotype)).items():
+        framed: tuple[int, ...] = ()
+        if row.genotype is not None and (change := row.changed.get(kind)) is not None:
+            gone = ", ".join(f"{operation} {source}" for _, operation, source in change.gone) or "nothing"
+            title, framed = f"{title}; new is framed, gone: {gone}", boxes_of(row.genotype.cells[kind], change.new)
+        yield f"cell/{kind}", draw_png(drawing, title, scale=1, framed=framed)
 
 
-def layout(groups: Sequence[Group]) -> dict[str, dict[str, list[Any]]]:
-    """The custom-scalars tab: one chart per edge, with a curve per operation; before them what tells a collapse."""
-    watch: dict[str, list[Any]] = {
-        "entropy": ["Multiline", ["entropy/.*"]],
-        "skip connections": ["Multiline", ["skips/.*"]],
+def layout() -> dict[str, dict[str, list[Any]]]:
+    """The custom-scalars tab: few charts, each of which answers a question."""
+
+    def chart(*tags: str) -> list[Any]:
+        return ["Multiline", [f"^{tag}$" for tag in tags]]
+
+    return {
+        "does it learn?": {
+            "accuracy": chart("accuracy/train", "accuracy/valid", "accuracy/derived"),
+            "loss": chart("loss/train", "loss/valid", "loss/alpha", "loss/derived"),
+            "accuracy that the derived cell loses on the shared weights": chart("watch/discretisation_gap"),
+        },
+        "does it collapse?": {
+            "skip connections of the derived cell": chart("skips/.*"),
+            "its operations with weights on a way to the output": chart("weighted/.*"),
+            "its operations with weights one after another": chart("depth/.*"),
+            "dominant eigenvalue of the Hessian": chart("watch/eigenvalue"),
+        },
+        "does it decide?": {
+            "entropy of p, mean of the edges": chart("entropy/.*"),
+            "p of the best less that of the second, mean of the edges": chart("margin/.*"),
+            "gradient of alpha": chart("gradient/alpha"),
+            "temperature": chart("rate/temperature"),
+        },
+        "does it run?": {
+            "gradient of the weights": chart("gradient/weights"),
+            "learning rate of the weights": chart("rate/lr"),
+            "seconds a step": chart("machine/step_seconds"),
+            "images a second": chart("machine/images_per_second"),
+            "memory, MB": chart("machine/memory_mb"),
+        },
     }
-    edges: dict[str, dict[str, list[Any]]] = {
-        group.name: {
-            group.label(n): ["Multiline", [f"p_{group.name}/{edge_tag(group, n)}/.*"]] for n in range(group.decisions)
-        }
-        for group in groups
-    }
-    return {"collapse": watch, **edges}
 
 
 def edge_tag(group: Group, n: int) -> str:
     """Decision n in the letters that a TensorBoard tag may have."""
-    return group.names[n] if group.names else f"{group.targets[n]}_from_{group.sources[n]}"
+    return f"{group.targets[n]}_from_{group.sources[n]}"
 
 
 def entropy(p_LNK: Tensor) -> float:
     """Mean over decisions of - sum over k of p_k ln p_k, in nats; ln K where nothing is decided, 0 where all is."""
     return float(-p_LNK.xlogy(p_LNK).sum(dim=-1).mean())
+
+
+def margin(p_LNK: Tensor) -> float:
+    """Mean over decisions of the largest p less the second largest."""
+    if p_LNK.shape[-1] < 2:
+        return 1.0
+    first, second = p_LNK.topk(2, dim=-1).values.unbind(dim=-1)
+    return float((first - second).mean())
 
 
 def heat_map_png(group: Group, rows_NK: Sequence[Sequence[float]], title: str) -> bytes:
@@ -86,7 +149,7 @@ def heat_map_png(group: Group, rows_NK: Sequence[Sequence[float]], title: str) -
     left = round(max(text_width(group.label(n)) for n in range(group.decisions))) + 12
     image = Image.new("RGB", (left + COLUMN * len(group.options) + 4, header + ROW * group.decisions + 8), WHITE)
     pen = ImageDraw.Draw(image)
-    pen.text((8, 8), f"{group.name}: p, {title}", fill=INK, font=font(13))
+    pen.text((8, 8), f"{group.name}: {title}", fill=INK, font=font(13))
     for k, name in enumerate(group.options):
         _vertical(image, name, left + k * COLUMN + COLUMN // 2, header - 6)
     for n, row in enumerate(rows_NK):

@@ -24,6 +24,7 @@ from supernet.schema import (  # noqa: F401 (they register)
     updates,
 )
 from supernet.schema.fields import choice, listed, ranged, worded
+from supernet.schema.watch import WatchConfig
 
 
 @dataclass
@@ -151,4 +152,5 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     nonfinite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     limit: LimitConfig = field(default_factory=LimitConfig)

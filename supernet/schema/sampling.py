@@ -84,9 +84,10 @@ class PpoUpdateConfig(AlternationConfig, ClippedConfig, RewardConfig):
 
 # What acts on a dense p, or on steps of alpha, has nothing to act on.
 _NO_P = (
-    "auxiliary_skip", "beta_decay", "cost", "dirichlet_kl", "edge_norm", "entropy", "fair_paths", "layer_alignment",
-    "operation_freezing", "perturb_adversarial", "perturb_random", "progressive_shrinking", "prune_widen",
-    "ranking_stop", "sandwich_paths", "skip_limit", "skip_stop", "uniform_paths", "warm_up", "zero_one_loss",
+    "auxiliary_skip", "beta_decay", "cost", "dirichlet_kl", "edge_norm", "eigenvalue", "entropy", "fair_paths",
+    "layer_alignment", "operation_freezing", "perturb_adversarial", "perturb_random", "progressive_shrinking",
+    "prune_widen", "ranking_stop", "sandwich_paths", "skip_limit", "skip_stop", "uniform_paths", "warm_up",
+    "zero_one_loss",
 )  # fmt: skip
 for _update in (ReinforceUpdateConfig, PpoUpdateConfig):
     register(

@@ -28,6 +28,8 @@ class Controller(Update, MixingModifier):
     evaluated is the subgraph of most probable choices. Nothing of alpha is used.
     """
 
+    learns = "policy"
+
     def __init__(
         self,
         config: ReinforceUpdateConfig | PpoUpdateConfig,

@@ -18,6 +18,8 @@ class Frozen(Update):
     Weights still train on their part of the split; the other part is for the derivation, and no batch of it is drawn.
     """
 
+    learns = "nothing"
+
     def __init__(self, config: FrozenConfig, *, alpha: AlphaConfig, architecture: Sequence[nn.Parameter]) -> None:
         pass
 

@@ -1,0 +1,54 @@
+"""What a search is asked after an epoch, beside its own validation: looks that cost passes and change nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from supernet.decisions import one_hot
+from supernet.modifiers.eigenvalue import dominant_eigenvalue
+from supernet.relaxations import temperature
+from supernet.runtime.random import generator
+from supernet.schema.modifiers import EigenvalueConfig
+from supernet.schema.relaxations import TemperatureConfig
+from supernet.spaces.genotype import Genotype
+from supernet.updates import quiet
+
+if TYPE_CHECKING:
+    from supernet.search import Search
+
+LOOSE = 1e-2
+"""Relative error of the eigenvalue: a curve needs no more, and it halves the products with the Hessian."""
+
+
+def probe(search: Search, genotype: Genotype | None) -> dict[str, float]:
+    """Figures of the epoch; ``genotype`` is what would be derived now, or None where p says nothing that was learnt."""
+    figures, config = {}, search.config.watch
+    if isinstance(search.config.relaxation, TemperatureConfig):
+        figures["temperature"] = temperature(search.config.relaxation, search.moment("evaluate").progress)
+    if config.gap and genotype is not None:
+        figures |= discretisation(search, genotype)
+    # The modifier of this name records it by itself.
+    if config.eigenvalue and search.epoch % config.eigenvalue == 0 and "eigenvalue" not in search.parts.modifiers:
+        figures["eigenvalue"] = eigenvalue(search)
+    return figures
+
+
+def discretisation(search: Search, genotype: Genotype) -> dict[str, float]:
+    """Validation of the derived cell on the shared weights, and what that loses against the mixture; tracked statistics
+    are taken anew for it, and put back."""
+    from supernet.judging import Judge
+
+    with quiet(search.parts.net):
+        derived = Judge(search)(one_hot(search.parts.space, genotype, search.services.device))
+    gap = search.valid["accuracy"] - derived["accuracy"]
+    return {"derived_loss": derived["loss"], "derived_accuracy": derived["accuracy"], "discretisation_gap": gap}
+
+
+def eigenvalue(search: Search) -> float:
+    """The dominant eigenvalue of the Hessian of the validation loss by alpha, on the batch of the next step."""
+    ctx = search.context()
+    noise = generator(search.config.seed, "eigenvalue", search.epoch)
+    start_D = torch.randn(sum(a.numel() for a in ctx.architecture), generator=noise, dtype=torch.float64)
+    return dominant_eigenvalue(ctx, start_D, tolerance=LOOSE, steps=EigenvalueConfig.steps)
