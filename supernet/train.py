@@ -74,6 +74,8 @@ def retrain(config: Config, run_dir: Path) -> dict[str, Any]:
     space = build_space(config, task)
     space.check_genotype(genotype, f"genotype={config.genotype}")
     benchmark = build_benchmark(config, space)
+    if benchmark is not None:
+        benchmark.answer(genotype)  # refuses now an architecture that it does not know, and not after the training
     with open_run(config, run_dir) as run:
         return finish(run, task, space, genotype, benchmark=benchmark)
 

@@ -25,6 +25,6 @@ register(
     "benchmark",
     "nasbench201",
     Nasbench201TableConfig,
-    "supernet.benchmarks.nasbench201:Nasbench201Table",
+    "supernet.benchmarks.nasbench201:nasbench201_table",
     needs={"space": ("nasbench201",)},
 )

@@ -64,10 +64,12 @@ register("space", "darts", DartsConfig, "supernet.spaces.darts:from_config")
 
 @dataclass
 class Nasbench201Config:
-    """The cell space of NAS-Bench-201. ``channels`` and ``cells`` of search and retrain are those of its first stage
-    (C) and the number in each of its three stages (N)."""
+    """The cell space of NAS-Bench-201, whose cell has 4 ``states``: n of them make n (n - 1) / 2 edges. ``channels``
+    and ``cells`` of search and retrain are those of its first stage (C) and the number in each of its three stages (N).
+    """
 
     name: str = "nasbench201"
+    states: int = ranged(4, ge=3)
     operations: list[str] = listed("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3", unique=True)
 
 

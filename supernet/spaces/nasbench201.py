@@ -1,5 +1,5 @@
-"""The cell space of NAS-Bench-201 (arXiv:2001.00326), section 2.1: one cell of 4 states and 6 edges, repeated N
-times at each of three sizes of the image."""
+"""The cell space of NAS-Bench-201 (arXiv:2001.00326), section 2.1: one cell of 4 states and 6 edges (or of
+other numbers), repeated N times at each of three sizes of the image."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from supernet.spaces.ops import NASBENCH201_OPERATIONS, OPERATIONS, Norm, ReLUCo
 from supernet.spaces.partial import PartialFanOut, check_parts
 from supernet.types import Group, Mixing
 
-STATES, STAGES = 4, 3
-EDGES = tuple((source, target) for target in range(1, STATES) for source in range(target))
-"""(source, target), in the published order; state 0 is the input and the last one the output."""
+STAGES = 3
 
 
 @dataclass(frozen=True)
 class Nasbench201Space(SearchSpace):
     """A description of the space; edit it with ``dataclasses.replace`` before building.
 
-    All edges are kept, each with one operation, of which ``none`` may be one: 5^6 = 15,625 cells. ``search_cells`` and
-    ``child_cells`` count the cells of a stage (N; published 5), ``search_channels`` and ``child_channels`` are those of
-    the first stage (C; published 16). In the supernet, 1 / ``partial`` of the channels go through the operations, and
-    every edge also has the operations in ``extras`` (see :class:`Group`).
+    All edges are kept, each with one operation, of which ``none`` may be one: with the published 4 ``states`` and 5
+    operations 5^6 = 15,625 cells, with 3 states 5^3 = 125. ``search_cells`` and ``child_cells`` count the cells of a
+    stage (N; published 5), ``search_channels`` and ``child_channels`` are those of the first stage (C; published 16).
+    In the supernet, 1 / ``partial`` of the channels go through the operations, and every edge also has the operations
+    in ``extras`` (see :class:`Group`).
     """
 
     in_channels: int
     classes: int
+    states: int = 4
     operations: tuple[str, ...] = NASBENCH201_OPERATIONS
     search_channels: int = 16
     search_cells: int = 5
@@ -70,14 +70,24 @@ class Nasbench201Space(SearchSpace):
             )
 
     def check_genotype(self, genotype: Genotype, where: str = "genotype") -> None:
-        """One cell with each of the 6 edges once, and ``none`` written down."""
+        """One cell with each edge once, and ``none`` written down."""
         validate(genotype, OPERATIONS, where, writes_none=True)
         cell = genotype.cells.get(KIND)
         found = [] if cell is None else sorted((t, s) for t, node in enumerate(cell.nodes, start=1) for _, s in node)
-        if cell is None or len(genotype.cells) > 1 or cell.inputs != 1 or cell.concat != (STATES - 1,):
-            raise UserError(f"{where}: {genotype} is no cell of NAS-Bench-201, written |op~0|+|op~0|op~1|+...")
-        if found != [(t, s) for s, t in EDGES]:
-            raise UserError(f"{where}: {genotype} must have each of the edges {_edges()} once")
+        if cell is None or len(genotype.cells) > 1 or cell.inputs != 1 or cell.concat != (self.states - 1,):
+            form = "+".join("|" + "".join(f"op~{s}|" for s in range(t)) for t in range(1, self.states))
+            raise UserError(
+                f"{where}: {genotype} is no cell of NAS-Bench-201 with space.states={self.states}, which is written "
+                f"{form}"
+            )
+        if found != [(t, s) for s, t in self.edges]:
+            edges = ", ".join(f"{target}<-{source}" for source, target in self.edges)
+            raise UserError(f"{where}: {genotype} must have each of the edges {edges} once")
+
+    @property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """(source, target), in the published order; state 0 is the input and the last one the output."""
+        return tuple((source, target) for target in range(1, self.states) for source in range(target))
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -85,10 +95,10 @@ class Nasbench201Space(SearchSpace):
             Group(
                 name=KIND,
                 options=self.operations + self.extras,
-                sources=tuple(source for source, _ in EDGES),
-                targets=tuple(target for _, target in EDGES),
+                sources=tuple(source for source, _ in self.edges),
+                targets=tuple(target for _, target in self.edges),
                 placements=STAGES * self.search_cells,
-                mask_NK=(tuple(name not in self.extras for name in self.operations + self.extras),) * len(EDGES),
+                mask_NK=(tuple(name not in self.extras for name in self.operations + self.extras),) * len(self.edges),
                 extras=frozenset(self.extras),
             ),
         )
@@ -104,10 +114,10 @@ class Nasbench201Space(SearchSpace):
     def genotype(self, choices: Mapping[str, Sequence[tuple[int, int]]]) -> Genotype:
         """Genotype of the chosen (decision, option) pairs, its edges in the published order."""
         (group,) = self.groups
-        nodes: list[list[Edge]] = [[] for _ in range(STATES - 1)]
+        nodes: list[list[Edge]] = [[] for _ in range(self.states - 1)]
         for n, k in sorted(choices[KIND]):
             nodes[group.targets[n] - 1].append((group.options[k], group.sources[n]))
-        return Genotype({KIND: CellGenotype(tuple(map(tuple, nodes)), (STATES - 1,), inputs=1)})
+        return Genotype({KIND: CellGenotype(tuple(map(tuple, nodes)), (self.states - 1,), inputs=1)})
 
     def choices(self, genotype: Genotype) -> dict[str, list[tuple[int, int]]]:
         """The (decision, option) pairs of the cell."""
@@ -137,7 +147,7 @@ class Supernet(nn.Module):
                 CellEdge(n, s, t, MixedOp(group.options, group.built(n), through, 1, norm, normalise=False))
                 for n, (s, t) in enumerate(zip(group.sources, group.targets, strict=True))
             ]
-            return Cell([nn.Identity()], edges, [STATES - 1], ENGINES[space.engine], wrap)
+            return Cell([nn.Identity()], edges, [space.states - 1], ENGINES[space.engine], wrap)
 
         self.stack = Skeleton(space, space.search_channels, space.search_cells, build_cell, norm)
 
@@ -161,7 +171,7 @@ class Child(nn.Module):
 
         def build_cell(channels: int) -> Cell:
             edges = [CellEdge(n, s, t, OPERATIONS[op].build(channels, 1, norm)) for n, (op, s, t) in enumerate(found)]
-            return Cell([nn.Identity()], edges, [STATES - 1], child_fan_out)
+            return Cell([nn.Identity()], edges, [space.states - 1], child_fan_out)
 
         self.stack = Skeleton(space, space.child_channels, space.child_cells, build_cell, norm)
 
@@ -216,11 +226,7 @@ class ResidualReduction(nn.Module):
         return halved_BCHW
 
 
-def _edges() -> str:
-    return ", ".join(f"{target}<-{source}" for source, target in EDGES)
-
-
 def from_config(config: Nasbench201Config, **sizes: Any) -> Nasbench201Space:
     """The space that a configuration describes; ``sizes`` are fields of :class:`Nasbench201Space` that depend on the
     data."""
-    return Nasbench201Space(operations=tuple(config.operations), **sizes)
+    return Nasbench201Space(states=config.states, operations=tuple(config.operations), **sizes)
