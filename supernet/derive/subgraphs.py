@@ -40,7 +40,8 @@ class Subgraphs(Derivation):
 
 
 class SubgraphsJob(DerivationJob):
-    """Asks a strategy until ``queries`` subgraphs are judged; a subgraph that was judged before costs nothing."""
+    """Asks a strategy until ``queries`` subgraphs are judged; an architecture that was judged before costs
+    nothing, whatever values name it."""
 
     def __init__(self, search: Search, config: QueriesConfig, strategy: Strategy, decisions: Decisions) -> None:
         super().__init__(search.services, search.micro_batches)
@@ -64,10 +65,11 @@ class SubgraphsJob(DerivationJob):
         while self.asked < end:
             self.services.interrupt.check()
             values = self.strategy.ask()
-            for each in values:
+            architectures = [self.decisions.canonical(each) for each in values]
+            for each in architectures:
                 if each not in self.judged:
                     self.judged[each] = self.reward(each, self.judge(self.decisions.mixing(each, self.reward.device)))
-            self.strategy.tell(values, [self.reward.objectives(self.judged[v]) for v in values])
+            self.strategy.tell(values, [self.reward.objectives(self.judged[a]) for a in architectures])
             self.asked += len(values)
 
     @property
