@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import torch
 
 from supernet.build import build_search, build_space, build_task
 from supernet.config import compose
+from supernet.interfaces import State
 from supernet.loop import Services, run_epoch
 from supernet.report.progress import Progress
 from supernet.report.recorder import Recorder
+from supernet.runtime.packing import pack, unpack
 from supernet.runtime.signals import Interrupt
 from supernet.schema import Config
 from supernet.search import Search
@@ -47,6 +50,15 @@ def make_search(folder: Path, *overrides: str, task: ImageClassification | None 
     config = tiny_config(*overrides, f"run_dir={folder}")
     task = task or build_task(config)
     return build_search(config, task, build_space(config, task), services(folder))
+
+
+def saved(state: State) -> State:
+    """As it comes back from a checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state.pt"
+        path.write_bytes(pack({"state": state}))
+        back: State = unpack(path)["state"]
+    return back
 
 
 def run_epochs(search: Search) -> Search:

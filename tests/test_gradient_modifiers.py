@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import make_search, run_epochs
+from helpers import make_search, run_epochs, saved
 from torch import Tensor, nn
 
 from supernet.config import compose
@@ -28,7 +28,6 @@ from supernet.modifiers.operation_freezing import (
     matching,
     published_matching,
 )
-from supernet.runtime.checkpoint import pack, unpack
 from supernet.schema.modifiers import LayerAlignmentConfig, OperationFreezingConfig
 from supernet.search import Search
 from supernet.spaces.cell import MixedOp
@@ -234,7 +233,7 @@ def test_a_window_freezes_what_it_speaks_against_and_skips_what_was_not_sampled(
     good, bad, rare = (c.path for c in candidates_of(ctx.net)[:3])
     modifier._note([good, bad, rare], torch.tensor([0.0, 0.3, 1.0]))
     assert not modifier.frozen
-    state = unpack(pack({"state": modifier.state_dict()}))["state"]
+    state = saved(modifier.state_dict())
     modifier = OperationFreezing(OperationFreezingConfig(window=2, threshold=0.1))
     modifier.load_state_dict(state)
     modifier._note([good, bad], torch.tensor([0.3, -0.2]))
@@ -293,7 +292,7 @@ def test_a_resumed_search_goes_on_bit_for_bit(tmp_path: Path, chosen: str) -> No
 
     whole = steps(make_search(tmp_path / "whole", *overrides), 4)
     half = steps(make_search(tmp_path / "half", *overrides), 2)
-    state = unpack(pack({"state": half.state_dict(), "position": half.position()}))
+    state = saved({"state": half.state_dict(), "position": half.position()})
     resumed = make_search(tmp_path / "resumed", *overrides)
     resumed.load_state_dict(state["state"])
     resumed.set_position(state["position"])

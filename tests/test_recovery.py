@@ -12,14 +12,13 @@ import compositions
 import pytest
 import torch
 from compositions import METHODS, frozen, random_task, run, run_interrupted, together
-from helpers import make_search, run_epochs, tiny_config
+from helpers import make_search, run_epochs, saved, tiny_config
 
 from supernet.errors import UserError
-from supernet.interfaces import State, StepResult
+from supernet.interfaces import StepResult
 from supernet.loop import run_epoch
 from supernet.runtime.finite import NonFinite
 from supernet.runtime.memory import OutOfMemory
-from supernet.runtime.packing import pack, unpack
 from supernet.schema import Config
 from supernet.search import Search
 from supernet.tasks.images import ImageClassification
@@ -181,23 +180,16 @@ def test_a_used_job_goes_back_to_a_checkpoint_like_a_new_one(method: str, tmp_pa
 
     new, used = search("new"), search("used")
     run_epoch(used)
-    state, position = saved(used.state_dict(), tmp_path), saved(used.position(), tmp_path)
-    written = saved(used.services.recorder.state_dict(), tmp_path)
+    state, position = saved(used.state_dict()), saved(used.position())
+    written = saved(used.services.recorder.state_dict())
     run_epochs(used)
     used.services.recorder.load_state_dict(written)
     for job in (used, new):
-        job.load_state_dict(saved(state, tmp_path))
-        job.set_position(saved(position, tmp_path))
+        job.load_state_dict(saved(state))
+        job.set_position(saved(position))
         job.stopped = None
         run_epochs(job)
     assert frozen(used.state_dict()) == frozen(new.state_dict())
-
-
-def saved(state: State, folder: Path) -> State:
-    """As it comes back from a checkpoint."""
-    (folder / "state.pt").write_bytes(pack({"state": state}))
-    back: State = unpack(folder / "state.pt")["state"]
-    return back
 
 
 # Memory

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import make_search, run_epochs
+from helpers import make_search, run_epochs, saved
 from torch import Tensor, nn
 
 from supernet.derive.random import random_genotype
@@ -18,7 +18,6 @@ from supernet.modifiers import eigenvalue
 from supernet.modifiers.eigenvalue import Eigenvalue, dominant_eigenvalue, largest_eigenvalue, smoothed
 from supernet.modifiers.ranking_stop import RankingStop
 from supernet.modifiers.skip_stop import SkipStop
-from supernet.runtime.checkpoint import pack, unpack
 from supernet.schema.modifiers import EigenvalueConfig, RankingStopConfig, SkipStopConfig
 from supernet.spaces.cell import plainly
 from supernet.spaces.cell_facts import learns
@@ -164,7 +163,7 @@ def follow(
     for e in ends:
         found = modifier.should_stop(e)
         if e.epoch == break_at:
-            state = unpack(pack({"state": modifier.state_dict()}))["state"]
+            state = saved(modifier.state_dict())
             modifier = make()
             modifier.load_state_dict(state)
             assert (modifier.should_stop(e) is None) == (found is None)
