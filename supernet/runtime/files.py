@@ -45,7 +45,7 @@ def read_text(path: Path, most: int) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text ({error})") from error
     if len(text) > most:
-        raise UserError(f"{path} has more than {most:,} characters: it is not what a run has written")
+        raise UserError(f"{path} has more than {most:,} characters, which is the most that is read")
     return text
 
 
