@@ -80,6 +80,38 @@ def test_the_reward_weighs_accuracy_loss_and_cost(tmp_path: Path) -> None:
         judge(search, target=5.0)
 
 
+def test_what_costs_too_much_is_no_result_and_an_impossible_limit_says_so(tmp_path: Path) -> None:
+    def job(folder: str, most: float) -> SubgraphsJob:
+        limited = (
+            "method=evolution",
+            "derive.queries=24",
+            "limit.queries=null",
+            "derive.cost=params",
+            f"derive.at_most={most}",
+        )
+        search = make_search(tmp_path / folder, *PATHS, *limited)
+        made = search.parts.derivation.job(search)
+        assert isinstance(made, SubgraphsJob)
+        return made
+
+    free = job("free", 1e9)
+    decisions = free.decisions
+    draw = torch.Generator().manual_seed(1)
+    middle = sorted(free.reward.cost(decisions.random(draw)) for _ in range(9))[4]
+    limited, impossible = job("limited", middle), job("impossible", 1.0)
+    for each in (limited, impossible):
+        while each.epoch < each.epochs:
+            run_epoch(each)
+    assert limited.best is not None, (middle, limited.judged)
+    assert limited.judged[limited.best]["cost"] <= middle
+    assert any(figures["reward"] < -1 for figures in limited.judged.values()), "some cost more"
+    with pytest.raises(UserError, match=r"derive\.at_most=1: each of the \d+ arch.* costs more, [\d,.]+ at"):
+        impossible.genotype()
+    with pytest.raises(UserError, match=r"derive\.at_most=5 needs a cost"):
+        search = make_search(tmp_path / "none", *PATHS, "derive.at_most=5")
+        search.parts.derivation.job(search)
+
+
 def test_the_best_subgraph_that_was_judged_is_derived_and_none_is_judged_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

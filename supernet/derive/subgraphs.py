@@ -7,6 +7,7 @@ from typing import Any
 
 from supernet.decisions import Decisions, Values
 from supernet.derive.top2 import top2
+from supernet.errors import UserError
 from supernet.interfaces import Derivation, SearchSpace, State, Strategy
 from supernet.judging import Judge
 from supernet.loop import DerivationJob
@@ -47,6 +48,8 @@ class SubgraphsJob(DerivationJob):
         super().__init__(search.services, search.micro_batches)
         self.search, self.config, self.strategy, self.decisions = search, config, strategy, decisions
         self.weights, self.finite = search.weights, search.finite
+        if config.at_most is not None and config.cost == "none":
+            raise UserError(f"derive.at_most={config.at_most:g} needs a cost: choose derive.cost, or leave it out")
         self.judge = Judge(search, config.recalibrate)
         device, size = search.services.device, search.parts.task.data.train.size
         self.reward = Reward(config, decisions, size=size, device=device, seed=search.config.seed)
@@ -68,33 +71,50 @@ class SubgraphsJob(DerivationJob):
             architectures = [self.decisions.canonical(each) for each in values]
             for each in architectures:
                 if each not in self.judged:
-                    self.judged[each] = self.reward(each, self.judge(self.decisions.mixing(each, self.reward.device)))
+                    self.judged[each] = self._judged(each)
             self.strategy.tell(values, [self.reward.objectives(self.judged[a]) for a in architectures])
             self.asked += len(values)
 
+    def _judged(self, values: Values) -> dict[str, float]:
+        """The figures of an architecture; of one that costs more than ``at_most``, its cost and a negative reward that
+        says by how much, so that a strategy finds its way back."""
+        most = self.config.at_most
+        if most is not None and (cost := self.reward.cost(values)) > most:
+            return {"reward": -cost / most, "score": -cost / most, "cost": cost}
+        return self.reward(values, self.judge(self.decisions.mixing(values, self.reward.device)))
+
     @property
-    def best(self) -> Values:
-        """The subgraph with the largest reward; of equals the first."""
-        return max(self.judged, key=lambda v: self.judged[v]["reward"])
+    def best(self) -> Values | None:
+        """The subgraph with the largest reward, of equals the first; None where all cost too much."""
+        judged = [v for v, figures in self.judged.items() if "accuracy" in figures]
+        return max(judged, key=lambda v: self.judged[v]["reward"], default=None)
 
     def end_epoch(self, means: dict[str, float]) -> None:
-        best = self.judged[self.best]
-        self.valid = {name: best[name] for name in ("accuracy", "loss")}
-        values = {f"best_{name}": value for name, value in best.items()}
-        values |= {f"valid_{name}": value for name, value in self.valid.items()}
-        values |= {"asked": float(self.asked), "judged": float(len(self.judged)), **self.strategy.figures()}
-        recorder = self.services.recorder
+        values = {"asked": float(self.asked), "judged": float(len(self.judged)), **self.strategy.figures()}
+        recorder, best = self.services.recorder, self.best
+        if best is not None:
+            figures = self.judged[best]
+            self.valid = {name: figures[name] for name in ("accuracy", "loss")}
+            values |= {f"best_{name}": value for name, value in figures.items()}
+            values |= {f"valid_{name}": value for name, value in self.valid.items()}
+            recorder.history.derived("derive", self.epoch, self.asked, None, self.decisions.genotype(best))
         recorder.scalars("derive", values, step=self.asked, epoch=self.epoch)
-        recorder.history.derived("derive", self.epoch, self.asked, None, self.genotype())
         self.services.progress.epoch("derive", self.epoch + 1, self.epochs, values)
 
     def genotype(self) -> Genotype:
-        return self.decisions.genotype(self.best)
+        best = self.best
+        if best is None:
+            least = min(figures["cost"] for figures in self.judged.values())
+            raise UserError(
+                f"derive.at_most={self.config.at_most:g}: each of the {len(self.judged):,} architectures that were "
+                f"asked for costs more, {least:,.6g} at least; raise it in a new run, or ask for more (derive.queries)"
+            )
+        return self.decisions.genotype(best)
 
     def write(self, directory: Path) -> None:
         """With a cost, the front of what was judged: a table with genotypes, and a plot."""
         if self.config.cost != "none":
-            judged = {str(self.decisions.genotype(v)): figures for v, figures in self.judged.items()}
+            judged = {str(self.decisions.genotype(v)): f for v, f in self.judged.items() if "accuracy" in f}
             write_front(judged, self.config.cost, directory)
 
     def state_dict(self) -> State:

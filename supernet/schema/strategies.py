@@ -28,6 +28,7 @@ class QueriesConfig(RewardConfig):
     # Training batches for a subgraph's own statistics before it is judged; null: 8 with search.statistics=running, and
     # none with batch, where norms use the batch that they see.
     recalibrate: int | None = ranged(None, ge=0)
+    at_most: float | None = ranged(None, gt=0)  # in the unit of cost: what costs more is not judged, and is no result
 
 
 @dataclass
