@@ -34,7 +34,11 @@ from supernet.schema import Config
 CONFIG_FILE = "config.yaml"
 MAX_REPORT = 100_000_000
 """Characters of report.json; its confusion matrix grows with the square of the classes."""
-FIGURES = ("test/accuracy", "test/loss", "test/f1")
+FIGURES = (
+    "test/accuracy", "test/loss", "test/f1", "search/valid_accuracy", "search/valid_loss", "search/seconds",
+    "child/params", "child/macs", "truth/regret", "truth/rank",
+)  # fmt: skip
+"""What the HParams tab compares runs by, of the report; a run that has not all of them leaves the others empty."""
 UNFIT = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """What loading raises for a state that has other contents than a part has written."""
 DETERMINISTIC = (
@@ -129,6 +133,7 @@ def open_run(config: Config, directory: Path) -> Iterator[Run]:
             if config.deterministic:
                 progress.message(DETERMINISTIC)
             recorder.hparams(hyperparameters(config), FIGURES)
+            recorder.text("", "configuration", f"```\n{to_yaml(config)}```", 0)
             yield Run(config, directory, Services(device, recorder, progress, interrupt), environment(device))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

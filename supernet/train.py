@@ -109,13 +109,21 @@ def finish(
     child = child_summary(task, space, genotype, retraining, metrics)
     report = summary(run, genotype, search, derivation, child, truth)
     write_report(run.directory, report)
-    figures = {} if metrics is None else {f"test/{name}": metrics[name] for name in ("accuracy", "loss", "f1")}
-    run.services.recorder.finish(figures)
+    run.services.recorder.finish(final_figures(report))
     said = [str(genotype)]
     said += [] if metrics is None else [f"test accuracy {metrics['accuracy']:.4f}"]
     said += [] if benchmark is None or truth is None else [benchmark.sentence(truth)]
     run.services.progress.message("\n".join(said) + f"  ({run.directory / 'report.md'})")
     return report
+
+
+def final_figures(report: dict[str, Any]) -> dict[str, float]:
+    """What of a report the HParams tab compares runs by."""
+    from supernet.run import FIGURES
+
+    parts = {"test": report["child"].get("test"), **{name: report.get(name) for name in ("search", "child", "truth")}}
+    found = {f"{part}/{name}": value for part, values in parts.items() for name, value in (values or {}).items()}
+    return {name: float(found[name]) for name in FIGURES if isinstance(found.get(name), (int, float))}
 
 
 def retrain_and_test(

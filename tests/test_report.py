@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import tiny_config
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -34,6 +35,7 @@ from supernet.runtime.signals import Interrupted
 from supernet.schema.derivations import Top2Config
 from supernet.spaces.darts import DARTS_OPERATIONS, DartsSpace
 from supernet.spaces.genotype import CellGenotype, load_genotype, named_genotypes
+from supernet.train import final_figures, train
 from supernet.types import GroupMixing, Mixing
 
 
@@ -390,3 +392,26 @@ def test_report_without_search_and_with_many_classes(tmp_path: Path) -> None:
     write_report(tmp_path, report(21) | {"search": None})
     text = (tmp_path / "report.md").read_text()
     assert "## Search" not in text and "taken for" not in text and "class 18" in text
+
+
+def test_the_final_figures_are_those_that_the_report_has() -> None:
+    report = {
+        "search": {"valid_accuracy": 0.5, "seconds": 3.0, "stopped_early": None, "epochs": 2},
+        "child": {"params": 10, "test": {"accuracy": 0.9, "per_class": []}},
+        "derivation": None,
+    }
+    assert final_figures(report) == {
+        "test/accuracy": 0.9, "search/valid_accuracy": 0.5, "search/seconds": 3.0, "child/params": 10.0
+    }  # fmt: skip
+    assert final_figures({"search": None, "child": {"test": None, "macs": 7}, "truth": {"rank": 3}}) == {
+        "child/macs": 7.0, "truth/rank": 3.0
+    }  # fmt: skip
+
+
+def test_a_run_shows_its_configuration_and_sorts_by_its_figures(tmp_path: Path) -> None:
+    config = tiny_config("space.nodes=1", "limit.steps=1", f"run_dir={tmp_path}")
+    report = train(config, tmp_path)
+    written = events(tmp_path / "tensorboard")
+    assert "space:" in written.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert written.Scalars("search/valid_loss")[0].value == pytest.approx(report["search"]["valid_loss"])
+    assert written.Scalars("child/params")[0].value == report["child"]["params"]
