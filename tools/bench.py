@@ -1,7 +1,7 @@
 """How fast is a search step, and what does it keep? Plain modules against banks, in one process, run in turn.
 
     python tools/bench.py [--size published|small ...] [--update first_order|unrolled ...] [--repeats 5] [--growth]
-        [--settings] [--ablate] [--demo] [--json FILE]
+        [--settings] [--ablate] [--demo] [--cpu] [--json FILE]
 
 Variants: ``plain`` (NCHW, as the published code runs), ``plain_cl`` (the same in channels-last), ``banked``, and
 ``compiled``, whose first step compiles for minutes; the first of all is not counted. For each, and for first-order and
@@ -11,7 +11,9 @@ step and the ratio to plain. ``sampled`` compares the weight step of a sampled p
 ``loader`` is the share of a step that batches take. ``--growth`` doubles batch, channels, cells and nodes at the small
 size, one by one. Instead of the above, ``--settings`` measures each line of the table of settings in
 docs/performance.md, ``--ablate`` the banks without one of their parts, and ``--demo`` the search of ``make demo``. With
-``--json`` every part is written as soon as it is known, and what the file already has is not measured again.
+``--json`` every part is written as soon as it is known, and what the file already has is not measured again. With
+``--cpu`` there is one thread, and seconds are those that the processor works on it, so that other work on the machine
+hardly counts: for ratios on a busy machine.
 """
 
 from __future__ import annotations
@@ -127,15 +129,19 @@ def step(search: Search) -> None:
     search.step_in_epoch = (search.step_in_epoch + 1) % search.steps_per_epoch
 
 
+clock = time.perf_counter
+"""Of all measurements; ``--cpu`` makes it the processor time of this process."""
+
+
 def interleaved(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
     """Seconds of each callable, run in turn, after one round that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 1):
         for name, run in steps.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if repeat:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -396,12 +402,17 @@ def main() -> None:
     parser.add_argument("--demo", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--ablate", action="store_true")
+    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--costs", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     keep_freed_memory()  # as a run does
     if args.costs:
         print(json.dumps(costs(SIZES[args.costs[0]], *args.costs[1:])))
         return
+    if args.cpu:
+        global clock
+        clock = time.process_time
+        torch.set_num_threads(1)
     result = Result(args.json)
     if args.settings or args.demo or args.ablate:
         for name in args.size if args.ablate else ():
