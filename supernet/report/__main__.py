@@ -1,0 +1,81 @@
+"""The page of a run, or of several side by side: ``python -m supernet.report run=DIR``"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from supernet.errors import UserError
+
+USAGE = """python -m supernet.report run=DIR [out=FILE]
+python -m supernet.report runs='[DIR,DIR,...]' [out=FILE]
+
+Write one page of HTML that needs nothing beside it and no network. run=DIR tells a run, finished or not: the answer,
+the warnings, curves, p of every edge, when the derived cell changed, tests, tables, the configuration and how to repeat
+it; out is DIR/report.html if not given. runs='[...]' puts runs side by side: a table of their figures, their curves in
+one chart, their cells, and the settings in which they differ; runs that differ in nothing but the seed are summed up as
+mean and standard deviation. A directory of runs, such as that of a multirun, stands for all in it; out is compare.html
+if not given."""
+
+KEYS = ("run", "runs", "out")
+
+
+def write(arguments: Sequence[str]) -> Path:
+    """Write the page that the arguments ask for; where it is. Raises UserError."""
+    given = _read(arguments)
+    from supernet.report.html.reading import read_run, read_runs
+    from supernet.runtime.files import write_atomic
+
+    if "run" in given:
+        from supernet.report.html.run_page import run_page
+
+        directory = Path(given["run"])
+        out, text = Path(given.get("out") or directory / "report.html"), run_page(read_run(directory))
+    else:
+        from supernet.report.html.compare_page import compare_page
+
+        runs = read_runs([Path(name) for name in _listed(given["runs"])])
+        out, text = Path(given.get("out") or "compare.html"), compare_page(runs)
+    write_atomic(out, text)
+    return out
+
+
+def _read(arguments: Sequence[str]) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in KEYS:
+            raise UserError(f"{argument!r} is not an argument of report", valid=[f"{k}=" for k in KEYS], got=f"{key}=")
+        if not value or key in given:
+            raise UserError(f"{argument}: give {key} once, with a value")
+        given[key] = value
+    if ("run" in given) == ("runs" in given):
+        raise UserError("give either run=DIR or runs='[DIR,DIR]': python -m supernet.report run=DIR")
+    return given
+
+
+def _listed(text: str) -> list[str]:
+    """``[a,b]``, as lists are written for Hydra."""
+    names = [name.strip().strip("'\"") for name in text.strip().removeprefix("[").removesuffix("]").split(",")]
+    if not all(names):
+        raise UserError(f"runs={text}: write it as runs='[DIR,DIR]'")
+    return names
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or "--help" in arguments or "-h" in arguments:
+        print(USAGE)
+        return 0 if arguments else 2
+    try:
+        print(write(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UserError.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
