@@ -173,7 +173,7 @@ class _Edges(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *g_RBCHW: Tensor) -> tuple[Any, ...]:
-        p_KR, x_BCHW, *rest = ctx.saved_tensors
+        p_KR, x_BCHW, *rest = (t.detach() for t in ctx.saved_tensors)
         maps, weights, kept = rest[: ctx.shared], rest[ctx.shared : ctx.given], iter(rest[ctx.given :])
         of_p, of_x, *of_rest = ctx.needs_input_grad[2:]
         of_weights = any(of_rest[ctx.shared :])
