@@ -14,6 +14,7 @@ from helpers import tiny_config
 
 from supernet.config import from_yaml, to_yaml
 from supernet.errors import UserError
+from supernet.runtime.packing import Damaged, unpack
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -26,6 +27,12 @@ import hostile  # noqa: E402
 @pytest.mark.parametrize("kind", hostile.HOSTILE)
 def test_a_hostile_file_is_refused_in_one_sentence(kind: str, tmp_path: Path) -> None:
     assert fault_test.guarded(kind, tmp_path) in ("refused in one sentence", "named, the previous one used")
+
+
+def test_a_compressed_archive_is_refused_before_anything_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(hostile.PICKLES["compressed 20 MB"](tmp_path))
+    with pytest.raises(Damaged, match="no archive as torch writes it"):
+        unpack(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("kind", fuzzing.READERS)

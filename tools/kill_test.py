@@ -113,6 +113,9 @@ def trial(bench: Bench, kind: str, run_dir: Path, expected: dict[str, Any]) -> i
         bench.wrong.append(f"{run_dir.name} ({kind}): {', '.join(differing)}")
     else:
         shutil.rmtree(run_dir)
+    said = f"{', '.join(differing)} differ" if differing else "identical"
+    # Told now, for a harness that is cut off.
+    print(f"{run_dir.name}: {hits} ends ({kind}), {said}", flush=True)
     return hits
 
 
