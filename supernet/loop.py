@@ -88,7 +88,7 @@ class Place:
 class Job(ABC):
     """Something that trains: a search, a derivation or a retraining. It counts epochs and the steps within one.
 
-    ``rate`` multiplies every learning rate, ``micro_batches`` is the number of parts in which a batch is computed, and
+    ``rate`` multiplies the rates of weights and alpha, ``micro_batches`` is the number of parts of a batch, and
     ``events`` say what changed them on the way (:class:`supernet.recovery.Recovery`).
     """
 

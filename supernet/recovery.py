@@ -71,7 +71,9 @@ class Recovery:
         Comes when the failed step is no longer on the stack, which would keep its memory."""
         job, parts = self.job, self.job.micro_batches
         where = f"at step {job.step} of the {job.phase}"
-        batch, key = job.images_per_step, "retrain.batch" if job.phase == "retrain" else "search.batch"
+        node = "retrain" if job.phase == "retrain" else "search"
+        # Not the images of a step, which may run several paths on one batch: a batch is what is computed in parts.
+        batch, key = getattr(self.config, node).batch if job.images_per_step else 0, f"{node}.batch"
         peak = f"peak {peak_memory(job.services.device) / 1e9:.3g} GB"
         used = f"{key}={batch} in {parts} part(s), {peak}" if batch else peak
         if 4 * parts > batch or self.config.memory.on_oom == "stop":

@@ -174,6 +174,8 @@ class Search(Job):
         if number >= self.weight_steps:
             after = self.steps_per_epoch - self.weight_steps
             return {"alpha": self.batches["alpha"].place(epoch * after + number - self.weight_steps)}
+        if self.steps_per_epoch > self.weight_steps:  # a step of its own reads the other batch
+            return {"weights": self.batches["weights"].place(epoch * self.weight_steps + number)}
         return self.places_together(epoch * self.weight_steps + number)
 
     def places_together(self, number: int) -> dict[str, Place]:

@@ -107,10 +107,9 @@ class Checkpoints:
         return None
 
     def _candidates(self, until: int | None) -> list[Path]:
-        if until is not None:
-            return [path for number, path in self._newest_first() if number <= until and path not in self._foreign]
-        best = self.folder / BEST
-        return [path for _, path in self._newest_first()] + ([best] if best.exists() else [])
+        found = [path for number, path in self._newest_first() if until is None or number <= until]
+        best = [self.folder / BEST] if until is None and (self.folder / BEST).exists() else []
+        return [path for path in [*found, *best] if path not in self._foreign]
 
     def _newest_first(self) -> list[tuple[int, Path]]:
         if not self.folder.is_dir():

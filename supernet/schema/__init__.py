@@ -93,7 +93,7 @@ class NonFiniteConfig:
     """What to do where a loss, a gradient or a parameter is NaN or infinite. It is reported in any case."""
 
     policy: str = choice("stop", "stop", "rollback")  # rollback: to the epoch's beginning, with smaller learning rates
-    factor: float = ranged(0.5, gt=0, lt=1)  # of all learning rates, at each rollback
+    factor: float = ranged(0.5, gt=0, lt=1)  # of the rates of weights and alpha, at each rollback
     rollbacks: int = ranged(3, ge=1)  # of a search, a derivation or a retraining, at most
 
 

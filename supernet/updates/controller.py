@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -74,7 +75,8 @@ class Controller(Update, MixingModifier):
             self.reward(values, {"loss": loss, "accuracy": accuracy})["reward"]
             for values, (loss, accuracy) in zip(asked, judged, strict=True)
         ]
-        self.strategy.tell(asked, [(reward,) for reward in rewards])
+        if all(map(math.isfinite, rewards)):  # else the loss has been noted, and the loop stops or goes back
+            self.strategy.tell(asked, [(reward,) for reward in rewards])
         figures = {"reward": sum(rewards) / len(rewards), "best_reward": max(rewards), **self.strategy.figures()}
         return {name: torch.tensor(value) for name, value in figures.items()}
 
