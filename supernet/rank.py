@@ -50,6 +50,7 @@ def rank(request: Request) -> str:
     """Judge and compare; the table of correlations as text."""
     from supernet.decisions import Decisions
     from supernet.ranking import judge_all, markdown, random_list, write_ranking
+    from supernet.runtime.random import key
 
     config = _config(request)
     with _trained(request, config) as search:
@@ -57,7 +58,9 @@ def rank(request: Request) -> str:
         truth, source, default = _truth(request, config, decisions, search)
         n = request.n or default
         name = "rank" if request.epoch is None else f"rank-{request.epoch}"
-        file = request.run / "rank" / f"{name}-{source}-{n}-{request.seed}-{request.images or 'all'}.json"
+        # What was asked of another table is not an answer here.
+        asked = key(request.seed, str(getattr(config.benchmark, "path", "")), n, request.images or 0)
+        file = request.run / "rank" / f"{name}-{source}-{asked:x}.json"
         file.parent.mkdir(exist_ok=True)
         rows = judge_all(search, random_list(decisions, n, request.seed), truth, file, request.images)
         about = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 import torch
@@ -13,13 +14,15 @@ from supernet.runtime.random import generator
 from supernet.schema.strategies import RewardConfig
 from supernet.spaces.child_costs import child_cost
 
+WORST = -10.0
+"""What is told of an architecture that cannot be judged, or must not be; accuracies and losses stay above it."""
 RANDOM_CHILDREN = 9
 """The target of a cost, where none is given, is the median of this many."""
 
 
 class Reward:
     """``reward = a1 * accuracy + a2 * loss``, times ``(cost / target) ** exponent`` where a cost is named, as in
-    MnasNet (arXiv:1807.11626), eq. 2, with alpha = beta = exponent.
+    MnasNet (arXiv:1807.11626), eq. 2, with alpha = beta = exponent; a negative one is divided by that.
 
     The cost is that of the child, as it would be retrained. Costs are kept in the state, since latencies are measured.
     ``key`` is where the settings stand in the configuration.
@@ -40,10 +43,6 @@ class Reward:
         self.target = config.target
         if config.cost == "none" and config.target is not None:
             raise UserError(f"{key}.target={config.target:g} needs a cost: choose {key}.cost, or leave the target out")
-        if config.cost != "none" and config.accuracy < 0:
-            raise UserError(
-                f"{key}.accuracy is negative: a product with a cost needs a reward that is positive when good"
-            )
 
     def __call__(self, values: Values, judged: dict[str, float]) -> dict[str, float]:
         """``judged`` (``accuracy`` and ``loss``) with ``reward`` and, where it is asked for, ``cost`` and ``score``,
@@ -55,8 +54,17 @@ class Reward:
                 draw = generator(self.seed, "reward/target")
                 self.target = statistics.median(self.cost(self.decisions.random(draw)) for _ in range(RANDOM_CHILDREN))
             figures["score"], figures["cost"] = figures["reward"], self.cost(values)
-            figures["reward"] *= (max(figures["cost"] / self.target, 1e-9)) ** self.config.exponent
+            factor = (max(figures["cost"] / self.target, 1e-9)) ** self.config.exponent
+            # Of a score below zero, what costs more must come further below.
+            figures["reward"] *= factor if figures["score"] >= 0 else 1 / factor
+        for name in ("reward", "score"):
+            if name in figures and not math.isfinite(figures[name]):
+                figures[name] = WORST
         return figures
+
+    def too_dear(self, cost: float, most: float) -> dict[str, float]:
+        """The figures of what costs more than is allowed: below all that is allowed, and the further the dearer."""
+        return {"reward": WORST * cost / most, "score": WORST * cost / most, "cost": cost}
 
     def cost(self, values: Values) -> float:
         """Cost of the child, found once."""

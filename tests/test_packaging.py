@@ -74,5 +74,5 @@ def test_a_wheel_carries_conf_and_runs_in_another_directory(tmp_path: Path) -> N
     where = {"PYTHONPATH": str(tmp_path / "site")}
     found = run("-c", "import supernet.config.store as s; print(s.CONF)", **where)
     assert Path(found.strip()) == tmp_path / "site" / "supernet" / "conf"
-    assert "experiment   darts_cifar" in run("-m", "supernet.train", "--help", **where)
+    assert "darts_cifar" in run("-m", "supernet.train", "--help", **where)
     assert "name: darts_digits" in run("-m", "supernet.train", "--cfg", "job", "+experiment=darts_digits", **where)

@@ -15,7 +15,7 @@ from supernet.derive.subgraphs import SubgraphsJob
 from supernet.errors import UserError
 from supernet.judging import Judge
 from supernet.loop import run_epoch
-from supernet.reward import Reward
+from supernet.reward import WORST, Reward
 from supernet.runtime.random import generator
 from supernet.search import Search
 from supernet.spaces.cell import MixedOp
@@ -70,11 +70,19 @@ def test_the_reward_weighs_accuracy_loss_and_cost(tmp_path: Path) -> None:
     seen = search.evaluate(decisions.mixing(values, torch.device("cpu")))
     plain = judge(search, accuracy=2.0, loss=-0.5)(values, seen)
     assert plain["reward"] == pytest.approx(2 * seen["accuracy"] - 0.5 * seen["loss"])
-    reward = judge(search, accuracy=2.0, cost="params", target=1000.0, exponent=-0.5)
+    reward = judge(search, accuracy=2.0, loss=0.0, cost="params", target=1000.0, exponent=-0.5)
     costly = reward(values, seen)
     child = search.parts.space.build_child(decisions.genotype(values))
     assert costly["cost"] == sum(w.numel() for name, w in child.named_parameters() if "auxiliary" not in name)
     assert costly["reward"] == pytest.approx(2 * seen["accuracy"] * (costly["cost"] / 1000) ** -0.5)
+    below = judge(search, accuracy=0.0, loss=-1.0, cost="params", target=1000.0, exponent=-0.5)
+    small, large = (
+        sorted((below.cost(decisions.random(torch.Generator().manual_seed(i))), i) for i in range(9))[j]
+        for j in (0, -1)
+    )
+    rewards = [below(decisions.random(torch.Generator().manual_seed(i)), seen)["reward"] for _, i in (small, large)]
+    assert rewards[1] < rewards[0] < 0, "a negative reward falls with the cost, too"
+    assert below(values, {"accuracy": 0.5, "loss": float("nan")})["reward"] == WORST
     assert reward.objectives(costly) == (costly["reward"], costly["score"], -costly["cost"])
     with pytest.raises(UserError, match=r"derive\.target=5 needs a cost"):
         judge(search, target=5.0)
@@ -104,7 +112,7 @@ def test_what_costs_too_much_is_no_result_and_an_impossible_limit_says_so(tmp_pa
             run_epoch(each)
     assert limited.best is not None, (middle, limited.judged)
     assert limited.judged[limited.best]["cost"] <= middle
-    assert any(figures["reward"] < -1 for figures in limited.judged.values()), "some cost more"
+    assert any(figures["reward"] < WORST for figures in limited.judged.values()), "some cost more"
     with pytest.raises(UserError, match=r"derive\.at_most=1: each of the \d+ arch.* costs more, [\d,.]+ at"):
         impossible.genotype()
     with pytest.raises(UserError, match=r"derive\.at_most=5 needs a cost"):

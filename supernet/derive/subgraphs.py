@@ -80,7 +80,7 @@ class SubgraphsJob(DerivationJob):
         says by how much, so that a strategy finds its way back."""
         most = self.config.at_most
         if most is not None and (cost := self.reward.cost(values)) > most:
-            return {"reward": -cost / most, "score": -cost / most, "cost": cost}
+            return self.reward.too_dear(cost, most)
         return self.reward(values, self.judge(self.decisions.mixing(values, self.reward.device)))
 
     @property

@@ -68,6 +68,7 @@ class ReinforceUpdateConfig(AlternationConfig, PolicyConfig, RewardConfig):
     tanh_constant: float = ranged(1.1, gt=0)
     op_tanh_reduce: float = ranged(2.5, gt=0)
     baseline_decay: float = ranged(0.99, ge=0, lt=1)
+    loss: float = 0.0  # the accuracy alone, as published
 
 
 @dataclass
@@ -80,6 +81,7 @@ class PpoUpdateConfig(AlternationConfig, ClippedConfig, RewardConfig):
     tanh_constant: float = ranged(1.1, gt=0)
     op_tanh_reduce: float = ranged(2.5, gt=0)
     baseline_decay: float = ranged(0.99, ge=0, lt=1)
+    loss: float = 0.0  # the accuracy alone, as published
 
 
 # What acts on a dense p, or on steps of alpha, has nothing to act on.

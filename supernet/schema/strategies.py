@@ -14,7 +14,7 @@ class RewardConfig:
     where a cost is named (MnasNet, arXiv:1807.11626, eq. 2)."""
 
     accuracy: float = 1.0  # a1
-    loss: float = 0.0  # a2; negative makes a small loss good
+    loss: float = -0.1  # a2; negative makes a small loss good
     cost: str = choice("none", "none", "flops", "params", "latency")  # of the child
     target: float | None = ranged(None, gt=0)  # in multiply-adds, weights or milliseconds; null: of random children
     exponent: float = ranged(-0.07, le=0)
@@ -132,6 +132,7 @@ class ControllerConfig(QueriesConfig):
 
     name: str = "controller"
     queries: int = ranged(10, ge=1)
+    loss: float = 0.0  # the accuracy alone, as published
 
 
 register(
