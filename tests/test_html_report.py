@@ -306,6 +306,7 @@ def test_several_runs(tmp_path: Path) -> None:
     assert "5 runs side by side" in page.text and "search.batch" in page.text and "90.50% ± 0.71% (2)" in page.text
     assert "search.epochs" not in page.text, "in which they do not differ"
     assert page.text.count("cell") >= 5 and 'class="sortable"' in out.read_text()
+    assert 'data-value="0.91">91.00%' in out.read_text(), "ordered as numbers, not as texts"
     groups = grouped(read_runs([tmp_path / "sweep", tmp_path / "going"]))
     assert [len(group.runs) for group in groups] == [3, 2], "seeds, and a run that still goes on"
     assert "not finished, and not running" in page.text and "mean of 2 seeds" in page.text

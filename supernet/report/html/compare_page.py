@@ -10,7 +10,7 @@ from supernet.report.html.axes import duration
 from supernet.report.html.charts import curves
 from supernet.report.html.curves import CHARTS, MACHINE, Chart, points
 from supernet.report.html.groups import RunGroup, differing, group_lines, grouped
-from supernet.report.html.markup import Content, Html, el, table
+from supernet.report.html.markup import Content, Figure, Html, el, table
 from supernet.report.html.page import page
 from supernet.report.html.reading import RunData, number
 from supernet.report.watch import standing
@@ -80,11 +80,11 @@ def _name(run: RunData) -> Html:
     return el("b", run.name)
 
 
-def _shown(name: str, value: float | None) -> Content:
+def _shown(name: str, value: float | None) -> Content | Figure:
     if value is None:
         return None
     if name.endswith("accuracy"):
-        return f"{value:.2%}"
+        return Figure(value, f"{value:.2%}")
     return round(value) if name in ("parameters", "multiply-adds", "search seconds") else value
 
 

@@ -96,20 +96,22 @@ ANCHORS = {
 """Where the evidence for a warning of the watch is drawn."""
 
 
-def phase_curves(rows: Sequence[Row], *, anchors: bool = False) -> list[Html]:
+def phase_curves(rows: Sequence[Row], *, anchors: bool = False, unit: str = "epoch") -> list[Html]:
     """The charts of a phase; those of the machine and of figures without a chart of their own are folded."""
-    drawn = [one_chart(chart, rows, anchors=anchors) for chart in CHARTS]
+    drawn = [one_chart(chart, rows, anchors=anchors, unit=unit) for chart in CHARTS]
     drawn_already = (*CHARTS, Chart("", APART))
     others = sorted({f for row in rows for f in row.figures if not any(chart.has(f) for chart in drawn_already)})
-    rest = [one_chart(Chart(figure.replace("_", " "), (figure,)), rows) for figure in others]
-    rest += [one_chart(chart, rows, times=True) for chart in MACHINE]
+    rest = [one_chart(Chart(figure.replace("_", " "), (figure,)), rows, unit=unit) for figure in others]
+    rest += [one_chart(chart, rows, times=True, unit=unit) for chart in MACHINE]
     shown = [el("div", drawn, class_="charts")] if any(drawn) else []
     return shown + (
         [details("Further figures, and the machine", el("div", rest, class_="charts"))] if any(rest) else []
     )
 
 
-def one_chart(chart: Chart, rows: Sequence[Row], *, times: bool = False, anchors: bool = False) -> Html | None:
+def one_chart(
+    chart: Chart, rows: Sequence[Row], *, times: bool = False, anchors: bool = False, unit: str = "epoch"
+) -> Html | None:
     """One chart, where there is anything to draw."""
     named: dict[str, None] = {}
     for pattern in chart.figures:
@@ -119,7 +121,8 @@ def one_chart(chart: Chart, rows: Sequence[Row], *, times: bool = False, anchors
         colour, dash = colour_and_dash(i)
         lines.append(Line(label(figure, chart), points(rows, figure, times=times), colour, dash))
     anchor = chart.anchor if anchors else None
-    return curves(chart.title, lines, note=chart.note, percent=chart.percent, zero=chart.zero, anchor=anchor)
+    look = {"percent": chart.percent, "zero": chart.zero}
+    return curves(chart.title, lines, note=chart.note, **look, x_name=unit, anchor=anchor)
 
 
 def points(rows: Sequence[Row], figure: str, *, times: bool = False) -> Points:

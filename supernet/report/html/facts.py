@@ -128,7 +128,7 @@ def environment(run: RunData) -> Html | None:
     rows += [
         (k, v) for k, v in run.report.items() if k not in (*CHAPTERS, "versions") and not isinstance(v, (dict, list))
     ]
-    return table(("", ""), [(key, as_yaml(value)) for key, value in rows]) if rows else None
+    return table(("", ""), [(key, el("span", as_yaml(value))) for key, value in rows]) if rows else None
 
 
 def reproduction(run: RunData) -> list[Content]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from html import escape
 
 from supernet.report.colours import Rgb
@@ -12,6 +13,14 @@ EMPTY = ("meta", "img", "br", "rect", "path", "circle", "line", "polygon")
 
 class Html(str):
     """Text that is markup already; any other text is escaped where it is put into an element."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number in a table, ordered by its value and read as its text."""
+
+    value: float
+    text: str
 
 
 Content = str | int | float | None | Iterable["Content"]
@@ -66,14 +75,16 @@ def scroll(*children: Content) -> Html:
     return el("div", *children, class_="scroll", tabindex=0)
 
 
-def table(header: Iterable[Content], rows: Iterable[Iterable[Content]], *, sortable: bool = False) -> Html:
+def table(header: Iterable[Content], rows: Iterable[Iterable[Content | Figure]], *, sortable: bool = False) -> Html:
     """Numbers stand to the right; a sortable table is ordered by a click on a header."""
     head = el("thead", el("tr", [el("th", cell, scope="col") for cell in header]))
     body = el("tbody", [el("tr", [_cell(cell) for cell in row]) for row in rows])
     return scroll(el("table", head, body, class_="sortable" if sortable else None))
 
 
-def _cell(value: Content) -> Html:
+def _cell(value: Content | Figure) -> Html:
+    if isinstance(value, Figure):
+        return el("td", value.text, class_="number", data_value=repr(value.value))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
         return el("td", shown, class_="number", data_value=repr(value))

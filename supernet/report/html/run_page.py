@@ -59,7 +59,7 @@ def _controlled(run: RunData) -> bool:
 def _derivation(run: RunData) -> list[Content]:
     """Curves over its steps, what was judged best when, and the front of accuracy and cost."""
     rows = run.rows("derive")
-    parts: list[Content] = [phase_curves(rows), timelines(rows, "step")]
+    parts: list[Content] = [phase_curves(rows, unit="step"), timelines(rows, "step")]
     front = [
         (cost, accuracy, str(row.get("genotype", "")), number(row, "loss"))
         for row in run.front
