@@ -315,6 +315,12 @@ def test_parts_of_an_experiment_and_a_method_can_be_replaced() -> None:
     assert compose(["method=darts_2nd", "update=single_level"]).update.name == "single_level"
 
 
+def test_what_debug_cuts_is_checked_again() -> None:
+    with pytest.raises(UserError, match=r"memory\.micro_batches=16 leaves less than 2 images of search\.batch"):
+        compose(["+experiment=darts_digits", "debug=fast", "memory.micro_batches=16"])
+    assert compose(["+experiment=darts_digits", "memory.micro_batches=16"]).memory.micro_batches == 16
+
+
 def test_a_plus_is_neither_needed_nor_harmful() -> None:
     plain = compose(["+experiment=darts_digits", "search.epochs=3", "seed=4", "run_dir=x"])
     assert compose(["experiment=darts_digits", "+search.epochs=3", "++seed=4", "+run_dir=x"]) == plain

@@ -79,7 +79,9 @@ def finish(composed: DictConfig, method: str | None = None) -> Config:
     check_imported(config.plugins)
     check_values(config)
     check_together(config)
-    return apply_limit(config)
+    limited = apply_limit(config)
+    check_values(limited)  # what is cut may contradict what is not
+    return limited
 
 
 def apply_limit(config: Config) -> Config:

@@ -110,6 +110,10 @@ def layout() -> dict[str, dict[str, list[Any]]]:
             "p of the best less that of the second, mean of the edges": chart("margin/.*"),
             "gradient of alpha": chart("gradient/alpha"),
             "temperature": chart("rate/temperature"),
+            "reward of a controller's subgraphs, the best of a step, the baseline": chart(
+                "reward", "best_reward", "baseline"
+            ),
+            "entropy of a controller": chart("controller_entropy"),
         },
         "does it run?": {
             "gradient of the weights": chart("gradient/weights"),
