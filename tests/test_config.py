@@ -505,6 +505,7 @@ def test_a_saved_configuration_comes_back(noise: None) -> None:
         (lambda text: text.replace("name: first_order", "name: last_order"), "update 'last_order' is not known here"),
         (lambda text: text.replace("device: auto", "device: ${oc.env:HOME}"), "plain keys and values"),
         (lambda text: text.replace("device: auto", "device: !!python/name:os.system"), "saved.yaml is damaged"),
+        (lambda text: re.sub(r"betas:\n  - 0.5", "betas:\n  - [0.5]", text), "update.betas="),
         (lambda text: text[: len(text) // 2] + "\n ]", "saved.yaml"),
         (lambda text: "[]", "saved.yaml"),
     ],

@@ -179,6 +179,8 @@ def _possible(field: Field, value: Any) -> bool:
     if "pattern" in meta:
         return re.fullmatch(meta["pattern"], value) is not None
     if isinstance(value, list):
+        if any(isinstance(item, (list, dict)) for item in value):
+            return False
         if "length" in meta and len(value) != meta["length"]:
             return False
         if meta.get("unique") and (not value or len(set(value)) < len(value)):
@@ -188,6 +190,8 @@ def _possible(field: Field, value: Any) -> bool:
 
 
 def _within(meta: typing.Mapping[str, Any], value: Any) -> bool:
+    if any(bound in meta for bound in ("ge", "gt", "le", "lt")) and not isinstance(value, (int, float)):
+        return False
     return not (
         ("ge" in meta and not value >= meta["ge"])
         or ("gt" in meta and not value > meta["gt"])
