@@ -179,10 +179,10 @@ def _possible(field: Field, value: Any) -> bool:
     if "pattern" in meta:
         return re.fullmatch(meta["pattern"], value) is not None
     if isinstance(value, list):
-        if any(isinstance(item, (list, dict)) for item in value):
-            return False
         if "length" in meta and len(value) != meta["length"]:
             return False
+        if meta.get("unique") and any(isinstance(item, (list, dict)) for item in value):
+            return False  # no names, whatever they are
         if meta.get("unique") and (not value or len(set(value)) < len(value)):
             return False
         return all(_within(meta, item) for item in value)
