@@ -59,10 +59,9 @@ class AlternationConfig:
 
 
 @dataclass
-class ReinforceUpdateConfig(AlternationConfig, PolicyConfig, RewardConfig):
-    """ENAS's controller with the settings of its published micro search."""
+class MicroConfig(AlternationConfig, PolicyConfig, RewardConfig):
+    """The settings of ENAS's published micro search."""
 
-    name: str = "reinforce"
     lr: float = ranged(0.0035, gt=0)
     temperature: float = ranged(1.0, gt=0)
     tanh_constant: float = ranged(1.1, gt=0)
@@ -72,16 +71,17 @@ class ReinforceUpdateConfig(AlternationConfig, PolicyConfig, RewardConfig):
 
 
 @dataclass
-class PpoUpdateConfig(AlternationConfig, ClippedConfig, RewardConfig):
+class ReinforceUpdateConfig(MicroConfig):
+    """ENAS's controller, trained by REINFORCE."""
+
+    name: str = "reinforce"
+
+
+@dataclass
+class PpoUpdateConfig(MicroConfig, ClippedConfig):
     """The same, trained by PPO (arXiv:1707.06347)."""
 
     name: str = "ppo"
-    lr: float = ranged(0.0035, gt=0)
-    temperature: float = ranged(1.0, gt=0)
-    tanh_constant: float = ranged(1.1, gt=0)
-    op_tanh_reduce: float = ranged(2.5, gt=0)
-    baseline_decay: float = ranged(0.99, ge=0, lt=1)
-    loss: float = 0.0  # the accuracy alone, as published
 
 
 # What acts on a dense p, or on steps of alpha, has nothing to act on.
