@@ -1,7 +1,7 @@
 """How fast is a search step, and what does it keep? Plain modules against banks, in one process, run in turn.
 
     python tools/bench.py [--size published|small ...] [--update first_order|unrolled ...] [--repeats 5] [--growth]
-        [--settings] [--ablate] [--demo] [--cpu] [--json FILE]
+        [--parts costs|steps|loader|sampled ...] [--settings] [--ablate] [--demo] [--cpu] [--json FILE]
 
 Variants: ``plain`` (NCHW, as the published code runs), ``plain_cl`` (the same in channels-last), ``banked``, and
 ``compiled``, whose first step compiles for minutes; the first of all is not counted. For each, and for first-order and
@@ -9,11 +9,11 @@ unrolled steps: ``costs`` are dispatched operations that are not views, bytes ke
 peak memory of a step above the idle process, in a process of its own; ``steps`` are median and range of seconds per
 step and the ratio to plain. ``sampled`` compares the weight step of a sampled path with the same network built alone.
 ``loader`` is the share of a step that batches take. ``--growth`` doubles batch, channels, cells and nodes at the small
-size, one by one. Instead of the above, ``--settings`` measures each line of the table of settings in
-docs/performance.md, ``--ablate`` the banks without one of their parts, and ``--demo`` the search of ``make demo``. With
-``--json`` every part is written as soon as it is known, and what the file already has is not measured again. With
-``--cpu`` there is one thread, and seconds are those that the processor works on it, so that other work on the machine
-hardly counts: for ratios on a busy machine.
+size, one by one; ``--parts`` measures some of these alone (costs need no idle machine). Instead of the above,
+``--settings`` measures each line of the table of settings in docs/performance.md, ``--ablate`` the banks without one of
+their parts, and ``--demo`` the search of ``make demo``. With ``--json`` every part is written as soon as it is known,
+and what the file already has is not measured again. With ``--cpu`` there is one thread, and seconds are those that the
+processor works on it, so that other work on the machine hardly counts: for ratios on a busy machine.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ SETTINGS = {
     "deterministic=true": ["deterministic=true"],
 }
 UPDATES = ("first_order", "unrolled")
+ROUTINE = ("costs", "steps", "loader", "sampled")
+"""The parts that are measured where nothing else is asked for."""
 
 
 def library_gradients(
@@ -286,17 +288,21 @@ def sampled(name: str, repeats: int) -> list[dict[str, Any]]:
     return [{"size": name, **seconds, "ratio": seconds["path"] / seconds["alone"]}]
 
 
-def loader(name: str, repeats: int, step_seconds: float) -> list[dict[str, Any]]:
-    """Seconds that the two batches of a step take, and their share of it."""
+def loader(name: str, repeats: int) -> list[dict[str, Any]]:
+    """Seconds that the two batches of a step take, and their share of a first-order step with banks."""
     search = build(SIZES[name], "banked", "first_order")
-    each = []
+    batches, steps = [], []
     for i in range(8 * repeats):
-        start = time.perf_counter()
+        start = clock()
         search.batches["weights"].batch(i)
         search.batches["alpha"].batch(i)
-        each.append(time.perf_counter() - start)
-    seconds = statistics.median(each)
-    return [{"size": name, "seconds": seconds, "share": seconds / step_seconds}]
+        batches.append(clock() - start)
+    for _ in range(repeats):
+        start = clock()
+        step(search)
+        steps.append(clock() - start)
+    seconds = statistics.median(batches)
+    return [{"size": name, "seconds": seconds, "share": seconds / statistics.median(steps)}]
 
 
 def growth(repeats: int) -> list[dict[str, Any]]:
@@ -396,6 +402,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs="*", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--update", nargs="*", default=list(UPDATES), choices=list(UPDATES))
+    parser.add_argument("--parts", nargs="*", default=list(ROUTINE), choices=ROUTINE)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--settings", action="store_true")
@@ -423,15 +430,15 @@ def main() -> None:
             result.add("demo", "digits", demo)
     else:
         for name in args.size:
-            for update in args.update:
+            for update in args.update if "costs" in args.parts else ():
                 # First, while this process is small: it keeps what it frees.
                 result.add("costs", f"{name} {update}", lambda n=name, u=update: costs_of_all(n, u))
-            for update in args.update:
-                rows = result.add("steps", f"{name} {update}", lambda n=name, u=update: measure(n, args.repeats, u))
-                if update == "first_order":
-                    seconds = next(row["seconds"] for row in rows if row["variant"] == "banked")
-                    result.add("loader", name, lambda n=name, s=seconds: loader(n, args.repeats, s))
-            result.add("sampled", name, lambda name=name: sampled(name, args.repeats))
+            for update in args.update if "steps" in args.parts else ():
+                result.add("steps", f"{name} {update}", lambda n=name, u=update: measure(n, args.repeats, u))
+            if "loader" in args.parts:
+                result.add("loader", name, lambda n=name: loader(n, args.repeats))
+            if "sampled" in args.parts:
+                result.add("sampled", name, lambda name=name: sampled(name, args.repeats))
         if args.growth:
             result.add("growth", "small", lambda: growth(args.repeats))
     for part, found in result.parts.items():

@@ -52,7 +52,7 @@ class OptunaStrategy(Strategy):
         return samplers.GPSampler(seed=seed, n_startup_trials=config.startup)
 
     def ask(self) -> list[Values]:
-        self.study.sampler = self._sampler(len(self.study.trials))
+        self.study.sampler = self._sampler(len(self.study.get_trials(deepcopy=False)))
         trial = self.study.ask(self.distributions)
         values = tuple(trial.params[name] for name in self.distributions)
         self.open.setdefault(values, []).append(trial)
