@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import traceback
 from collections.abc import Iterable
 
 
@@ -23,3 +25,15 @@ class UserError(Exception):
 
 class InUse(UserError):
     """Another process is at work in the same run directory."""
+
+
+def tell(error: BaseException) -> int:
+    """Say what went wrong, and the exit code: an exception that has one is a sentence, any other is a traceback."""
+    code = getattr(error, "exit_code", None)
+    if isinstance(error, KeyboardInterrupt):
+        code, error = 130, KeyboardInterrupt("interrupted")
+    if not isinstance(code, int):
+        traceback.print_exception(error)
+        return 1
+    print(f"error: {error}" if isinstance(error, UserError) else str(error), file=sys.stderr)
+    return code

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from supernet.arguments import import_named, read_arguments, run_command
 from supernet.config import from_yaml
 from supernet.errors import UserError
 from supernet.schema import Config
@@ -175,12 +176,9 @@ def _into_report(run: Path, ranking: dict[str, Any]) -> None:
 
 
 def read_request(arguments: Sequence[str]) -> Request:
-    """The arguments of the command. Raises UserError."""
-    given = dict(a.split("=", 1) for a in arguments if "=" in a)
-    for argument in arguments:
-        key = argument.split("=", 1)[0]
-        if "=" not in argument or key not in KEYS:
-            raise UserError(f"{argument!r} is not an argument of rank", valid=[f"{k}=" for k in KEYS], got=f"{key}=")
+    """The arguments of the command; the plug-ins that they name are imported. Raises UserError."""
+    given, _ = read_arguments("rank", KEYS, arguments)
+    import_named(given)
     if "run" not in given:
         raise UserError("give run=DIR: python -m supernet.rank run=DIR")
     numbers = {}
@@ -202,20 +200,7 @@ def read_request(arguments: Sequence[str]) -> Request:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    from supernet.config.overrides import import_plugins, parse, plugins_named
-    from supernet.runtime.signals import Interrupted
-
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if not arguments or "--help" in arguments or "-h" in arguments:
-        print(USAGE)
-        return 0 if arguments else 2
-    try:
-        import_plugins(plugins_named(parse([a for a in arguments if a.startswith("plugins=")])))
-        print(rank(read_request(arguments)))
-    except (UserError, Interrupted) as error:
-        print(f"error: {error}" if isinstance(error, UserError) else error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_command(USAGE, lambda given: rank(read_request(given)), arguments)
 
 
 if __name__ == "__main__":

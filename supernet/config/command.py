@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,7 @@ from supernet.config.preflight import Plan, preflight
 from supernet.config.saved import to_yaml
 from supernet.config.store import CONF
 from supernet.config.sweep import again, list_failures, mark_done, mark_failed
-from supernet.errors import UserError
+from supernet.errors import UserError, tell
 from supernet.schema import Config
 
 RunFunction = Callable[[Config, Path], Any]
@@ -55,7 +54,7 @@ def entry(run: RunFunction) -> Callable[..., None]:
         except JobFailed as failed:
             sys.exit(failed.exit_code)
         except (UserError, KeyboardInterrupt) as error:
-            sys.exit(_report(error))
+            sys.exit(tell(error))
         except BrokenPipeError:  # the reader of `--cfg job | head` has seen enough
             os.dup2(
                 os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
@@ -162,21 +161,9 @@ def _run_job(run: RunFunction, composed: DictConfig) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if several:
             print(f"job {job_name(node.overrides.task)} failed:", file=sys.stderr)
-        code = _report(error)
+        code = tell(error)
         stopped = not isinstance(error, UserError) and hasattr(error, "exit_code")  # a signal ends the whole sweep
         if several and not stopped and not isinstance(error, KeyboardInterrupt):
             mark_failed(directory, error, code)
             raise JobFailed(code) from error
         sys.exit(code)
-
-
-def _report(error: BaseException) -> int:
-    """Say what went wrong, and the exit code: an exception that has one is a sentence, any other is a traceback."""
-    code = getattr(error, "exit_code", None)
-    if isinstance(error, KeyboardInterrupt):
-        code, error = 130, KeyboardInterrupt("interrupted")
-    if not isinstance(code, int):
-        traceback.print_exception(error)
-        return 1
-    print(f"error: {error}" if isinstance(error, UserError) else str(error), file=sys.stderr)
-    return code

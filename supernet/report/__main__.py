@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from supernet.arguments import read_arguments, run_command
 from supernet.errors import UserError
 
 USAGE = """python -m supernet.report run=DIR [out=FILE]
@@ -23,7 +24,9 @@ KEYS = ("run", "runs", "out")
 
 def write(arguments: Sequence[str]) -> Path:
     """Write the page that the arguments ask for; where it is. Raises UserError."""
-    given = _read(arguments)
+    given, _ = read_arguments("report", KEYS, arguments)
+    if ("run" in given) == ("runs" in given):
+        raise UserError("give either run=DIR or runs='[DIR,DIR]': python -m supernet.report run=DIR")
     from supernet.report.html.reading import read_run, read_runs
     from supernet.runtime.files import write_atomic
 
@@ -41,20 +44,6 @@ def write(arguments: Sequence[str]) -> Path:
     return out
 
 
-def _read(arguments: Sequence[str]) -> dict[str, str]:
-    given: dict[str, str] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in KEYS:
-            raise UserError(f"{argument!r} is not an argument of report", valid=[f"{k}=" for k in KEYS], got=f"{key}=")
-        if not value or key in given:
-            raise UserError(f"{argument}: give {key} once, with a value")
-        given[key] = value
-    if ("run" in given) == ("runs" in given):
-        raise UserError("give either run=DIR or runs='[DIR,DIR]': python -m supernet.report run=DIR")
-    return given
-
-
 def _listed(text: str) -> list[str]:
     """``[a,b]``, as lists are written for Hydra."""
     names = [name.strip().strip("'\"") for name in text.strip().removeprefix("[").removesuffix("]").split(",")]
@@ -65,16 +54,7 @@ def _listed(text: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if not arguments or "--help" in arguments or "-h" in arguments:
-        print(USAGE)
-        return 0 if arguments else 2
-    try:
-        print(write(arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return UserError.exit_code
-    return 0
+    return run_command(USAGE, lambda given: str(write(given)), arguments)
 
 
 if __name__ == "__main__":
