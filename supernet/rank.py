@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from supernet.arguments import import_named, read_arguments, run_command
-from supernet.config import from_yaml
 from supernet.errors import UserError
 from supernet.schema import Config
 
 if TYPE_CHECKING:
-    from supernet.decisions import Decisions, Values
     from supernet.search import Search
 
 USAGE = """python -m supernet.rank run=DIR [n=200] [seed=0] [epoch=E] [images=N] [benchmark=NAME benchmark.path=FILE]
@@ -49,20 +46,34 @@ class Request:
 
 def rank(request: Request) -> str:
     """Judge and compare; the table of correlations as text."""
-    from supernet.decisions import Decisions
-    from supernet.ranking import judge_all, markdown, random_list, write_ranking
-    from supernet.runtime.random import key
+    from supernet.runtime.lock import RunLock
 
     config = _config(request)
+    with RunLock(request.run):
+        return _rank(request, config)
+
+
+def _rank(request: Request, config: Config) -> str:
+    from supernet.decisions import Decisions
+    from supernet.ranking import judge_all, markdown, random_list, write_ranking
+    from supernet.report.run_report import write_report
+    from supernet.run import read_report
+    from supernet.runtime.random import key
+    from supernet.truth import truth_of, with_benchmark
+
+    report = read_report(request.run) if request.epoch is None else None
+    judge_by = with_benchmark(config, request.benchmark, request.benchmark_path)
     with _trained(request, config) as search:
         decisions = Decisions(search.parts.space)
-        truth, source, default = _truth(request, config, decisions, search)
+        truth, source, default = truth_of(judge_by, decisions, request.run)
         n = request.n or default
         name = "rank" if request.epoch is None else f"rank-{request.epoch}"
         # What was asked of another table is not an answer here.
-        asked = key(request.seed, str(getattr(config.benchmark, "path", "")), n, request.images or 0)
+        asked = key(request.seed, str(getattr(judge_by.benchmark, "path", "")), n, request.images or 0)
         file = request.run / "rank" / f"{name}-{source}-{asked:x}.json"
-        file.parent.mkdir(exist_ok=True)
+        search.services.progress.message(
+            f"ranking {n} architectures by the weights after epoch {search.epoch}, against: {source}"
+        )
         rows = judge_all(search, random_list(decisions, n, request.seed), truth, file, request.images)
         about = {
             "truth": source,
@@ -72,33 +83,22 @@ def rank(request: Request) -> str:
             "seconds": search.seconds,
         }
         found = write_ranking(rows, about, request.run, name)
-    if request.epoch is None:
-        _into_report(request.run, {**about, "n": n, "correlations": [vars(c) for c in found]})
+        if report is not None:
+            ranking = {**about, "n": n, "correlations": [vars(c) for c in found]}
+            write_report(request.run, {**report, "ranking": ranking})
+        search.services.progress.message(f"written: {request.run / name}.md, with all rows in {name}.json")
     return markdown(found, n)
 
 
 def _config(request: Request) -> Config:
-    """The run's configuration, with the benchmark that is named here."""
-    from supernet.registry import PARTS
+    """The run's configuration."""
+    from supernet.config import read_config
     from supernet.run import CONFIG_FILE
 
     path = request.run / CONFIG_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise UserError(f"run={request.run}: there is no {CONFIG_FILE}, which a run writes; check the path")
-    config = from_yaml(path.read_text(), source=str(path))
-    if request.benchmark is not None:
-        part = PARTS.get(("benchmark", request.benchmark))
-        if part is None:
-            valid = [n for g, n in PARTS if g == "benchmark"]
-            raise UserError(f"benchmark={request.benchmark} is not known", valid=valid, got=request.benchmark)
-        config = dataclasses.replace(config, benchmark=part.config())
-    if request.benchmark_path is not None:
-        if not hasattr(config.benchmark, "path"):
-            raise UserError(f"benchmark.path={request.benchmark_path}: name the benchmark too, benchmark=nasbench201")
-        config = dataclasses.replace(
-            config, benchmark=dataclasses.replace(config.benchmark, path=request.benchmark_path)
-        )
-    return config
+    return read_config(path)
 
 
 @contextmanager
@@ -108,6 +108,7 @@ def _trained(request: Request, config: Config) -> Iterator[Search]:
     from supernet.loop import Services
     from supernet.report.progress import Progress
     from supernet.report.recorder import Recorder
+    from supernet.run import check_own, fitting
     from supernet.runtime.checkpoint import Checkpoints
     from supernet.runtime.device import pick_device, set_threads
     from supernet.runtime.signals import Interrupt
@@ -119,12 +120,13 @@ def _trained(request: Request, config: Config) -> Iterator[Search]:
         search = build_search(config, task, build_space(config, task), services)
         checkpoints = Checkpoints(request.run / "checkpoints" / search.phase)
         step = None if request.epoch is None else request.epoch * search.steps_per_epoch
-        found = checkpoints.load_newest(until=step)
-        if found is None or (step is not None and found[0]["position"]["epoch"] != request.epoch):
-            where = "" if request.epoch is None else f" after epoch {request.epoch} (checkpoint.keep_last keeps more)"
-            raise UserError(f"run={request.run}: there is no checkpoint of its search{where}; train the supernet first")
-        search.load_state_dict(found[0]["parts"])
-        search.set_position(found[0]["position"])
+        found = checkpoints.load_newest(lambda state, path: check_own(search, config, state, path), until=step)
+        if found is not None:
+            with fitting(search, found[1]):
+                search.load_state_dict(found[0]["parts"])
+                search.set_position(found[0]["position"])
+        if found is None or (step is not None and search.step != step):
+            raise _no_checkpoint(request, checkpoints.steps(), search.steps_per_epoch)
         if request.epoch is None and search.epoch < search.epochs and search.stopped is None:
             raise UserError(
                 f"run={request.run}: its search stands at epoch {search.epoch} of {search.epochs}: finish it with "
@@ -133,46 +135,15 @@ def _trained(request: Request, config: Config) -> Iterator[Search]:
         yield search
 
 
-def _truth(
-    request: Request, config: Config, decisions: Decisions, search: Search
-) -> tuple[Callable[[Values], float], str, int]:
-    """What says how good an architecture is, its name, and how many architectures are asked for by default."""
-    from supernet.benchmarks import build_benchmark
-
-    benchmark = build_benchmark(config, search.parts.space)
-    if benchmark is not None:
-        metric = benchmark.metric
-        return lambda values: benchmark.answer(decisions.genotype(values))[metric], metric, 200
-    if config.retrain.epochs == 0:
-        raise UserError(
-            f"run={request.run} trains no children (retrain.epochs=0) and names no benchmark: give benchmark=NAME"
-        )
-    folder = request.run / "rank" / "children"
-    return lambda values: _child_accuracy(config, decisions, values, folder), "test accuracy of the child", 20
-
-
-def _child_accuracy(config: Config, decisions: Decisions, values: Values, folder: Path) -> float:
-    """Test accuracy of the child, trained in a directory of its own, from where that stands."""
-    from supernet.runtime.files import write_atomic
-    from supernet.train import retrain
-
-    genotype = decisions.genotype(values)
-    directory = folder / "-".join(map(str, values))
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "asked.json"
-    write_atomic(path, json.dumps(genotype.to_json()) + "\n")
-    asked = dataclasses.replace(
-        config, genotype=str(path), resume="auto", run_dir=str(directory), benchmark=None, modifier={}
+def _no_checkpoint(request: Request, steps: Sequence[int], steps_per_epoch: int) -> UserError:
+    ends = sorted(step // steps_per_epoch for step in steps if step > 0 and step % steps_per_epoch == 0)
+    others = ", ".join(str(epoch) for epoch in ends if epoch != request.epoch)
+    if request.epoch is None or not others:
+        return UserError(f"run={request.run}: there is no checkpoint of its search; train the supernet first")
+    return UserError(
+        f"run={request.run}: there is no checkpoint of its search after epoch {request.epoch} that can be read; choose "
+        f"epoch={others.replace(', ', ' or ')} (checkpoint.keep_last keeps more)"
     )
-    return float(retrain(asked, directory)["child"]["test"]["accuracy"])
-
-
-def _into_report(run: Path, ranking: dict[str, Any]) -> None:
-    from supernet.report.run_report import write_report
-
-    path = run / "report.json"
-    if path.exists():
-        write_report(run, {**json.loads(path.read_text()), "ranking": ranking})
 
 
 def read_request(arguments: Sequence[str]) -> Request:

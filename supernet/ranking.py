@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from supernet.interfaces import SearchSpace
 from supernet.judging import Judge
 from supernet.report.plots import scatter
 from supernet.report.run_report import table
-from supernet.runtime.files import write_atomic
+from supernet.runtime.files import read_text, write_atomic
 from supernet.runtime.random import generator
 from supernet.search import Search
 from supernet.spaces.child_costs import count_parameters
@@ -25,6 +25,8 @@ from supernet.spaces.child_costs import count_parameters
 RESAMPLES = 1000
 SAVE_EVERY = 10
 """Subgraphs between two writes of what is known."""
+MAX_ROWS = 100_000_000
+"""Characters of the rows that an interrupted ranking has left; one takes some hundreds."""
 TRIES = 100
 """Draws for each new architecture before a space is said to have no more."""
 
@@ -73,24 +75,45 @@ def judge_all(
     scores = {"": Judge(search, images=images)}
     if scores[""].batches:
         scores["_tracked"] = Judge(search, recalibrate=0, images=images)
-    rows: list[Row] = json.loads(file.read_text()) if file.exists() else []
-    device = search.services.device
-    search.services.progress.start("rank", len(listed), done=len(rows))
+    names = ["truth", "params", *(f"{figure}{name}" for name in scores for figure in ("loss", "accuracy"))]
+    device, progress = search.services.device, search.services.progress
+    rows = _known_rows(file, [str(decisions.genotype(values)) for values in listed], names)
+    if rows is None:
+        progress.message(f"{file} is damaged: its architectures are judged again")
+    elif rows:
+        progress.message(f"{len(rows)} of {len(listed)} architectures were judged before")
+    rows = rows or []
+    write_atomic(file, json.dumps(rows))  # a place that cannot be written is told before the first is judged
+    progress.start("ranking", len(listed), done=len(rows), unit="architecture")
     try:
         for values in listed[len(rows) :]:
             search.services.interrupt.check()
-            row: Row = {"genotype": str(decisions.genotype(values)), "truth": truth(values)}
+            row: Row = {"genotype": str(decisions.genotype(values)), "truth": float(truth(values))}
             row["params"] = _parameters(search.parts.space, decisions, values)
             for name, judge in scores.items():
                 judged = judge(decisions.mixing(values, device))
                 row |= {f"loss{name}": -judged["loss"], f"accuracy{name}": judged["accuracy"]}
             rows.append(row)
-            search.services.progress.advance()
+            progress.advance()
+            progress.show()
             if len(rows) % SAVE_EVERY == 0:
                 write_atomic(file, json.dumps(rows))
     finally:
         write_atomic(file, json.dumps(rows))
     return rows
+
+
+def _known_rows(file: Path, genotypes: Sequence[str], names: Collection[str]) -> list[Row] | None:
+    """What an earlier process has judged of this list; None for a file that holds something else."""
+    if not file.exists():
+        return []
+    try:
+        rows: list[Row] = json.loads(read_text(file, MAX_ROWS))
+        known = [row["genotype"] for row in rows] == list(genotypes[: len(rows)])
+        numbers = all(isinstance(row[name], float) for row in rows for name in names)
+    except (UserError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return rows if known and numbers else None
 
 
 def _parameters(space: SearchSpace, decisions: Decisions, values: Values) -> float:

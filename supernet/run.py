@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from supernet.config import compare, from_yaml, to_yaml
-from supernet.config.saved import MAX_CHARACTERS
+from supernet.config import compare, from_yaml, read_config, to_yaml
 from supernet.config.sweep import LOG_FILE
 from supernet.errors import UserError
 from supernet.interfaces import State
@@ -68,28 +67,14 @@ class Run:
         settings = self.config.checkpoint
         folder = self.directory / "checkpoints" / job.phase
         checkpoints = Checkpoints(folder, settings.keep_last, keep_best=settings.keep_best > 0)
-        found = checkpoints.load_newest(lambda state, path: self._check(job, state, path))
+        found = checkpoints.load_newest(lambda state, path: check_own(job, self.config, state, path))
         if found is not None:
             state, path = found
-            try:
+            with fitting(job, path):
                 self._restore(job, state)
-            except UNFIT as error:
-                raise UserError(
-                    f"{path} holds no state of this {job.phase} ({type(error).__name__}): restore it, or remove "
-                    f"{folder} to start anew"
-                ) from error
             self.services.progress.message(f"resuming the {job.phase} from {path.name} ({self._position(job)})")
         header: State = {"phase": job.phase, "config": to_yaml(self.config), "environment": self.environment}
         run_job(job, checkpoints, header, Recovery(job, checkpoints, self.config))
-
-    def _check(self, job: Job, state: State, path: Path) -> None:
-        """Raise Foreign for a file that somebody has put there: of another run, or of another job."""
-        if state.get("phase") != job.phase or not isinstance(state.get("config"), str):
-            raise Foreign(f"{path} is not of a {job.phase}: remove it")
-        try:
-            compare(from_yaml(state["config"], source=str(path)), self.config)
-        except UserError as error:
-            raise Foreign(f"{path} is of another run: {error}") from error
 
     def _restore(self, job: Job, state: State) -> None:
         differing = same_bits(state["environment"], self.environment)
@@ -103,6 +88,28 @@ class Run:
         return (
             "complete" if job.epoch >= job.epochs or job.stopped else f"epoch {job.epoch + 1}, step {job.step_in_epoch}"
         )
+
+
+def check_own(job: Job, config: Config, state: State, path: Path) -> None:
+    """Raise Foreign for a checkpoint that somebody has put there: of another run, or of another job."""
+    if state.get("phase") != job.phase or not isinstance(state.get("config"), str):
+        raise Foreign(f"{path} is not of a {job.phase}: remove it")
+    try:
+        compare(from_yaml(state["config"], source=str(path)), config)
+    except UserError as error:
+        raise Foreign(f"{path} is of another run: {error}") from error
+
+
+@contextmanager
+def fitting(job: Job, path: Path) -> Iterator[None]:
+    """Raise UserError where a job meanwhile loads from a checkpoint what it has not written."""
+    try:
+        yield
+    except UNFIT as error:
+        raise UserError(
+            f"{path} holds no state of this {job.phase} ({type(error).__name__}): restore it, or remove "
+            f"{path.parent} to start anew"
+        ) from error
 
 
 def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
@@ -154,14 +161,23 @@ def open_run(config: Config, directory: Path) -> Iterator[Run]:
 def finished(config: Config, directory: Path) -> dict[str, Any] | None:
     """The report of a run that is complete: its test split has been looked at, and is not looked at again."""
     check_resume(config, directory)
+    report = read_report(directory)
+    if report is not None:
+        print(f"{directory} holds a finished run; its report is {directory / 'report.md'}")
+    return report
+
+
+def read_report(directory: Path) -> dict[str, Any] | None:
+    """What ``report.json`` holds, which a run writes when it is complete. Raises UserError where it is damaged."""
     path = directory / "report.json"
     if not path.exists():
         return None
-    print(f"{directory} holds a finished run; its report is {directory / 'report.md'}")
     try:
-        report: dict[str, Any] = json.loads(read_text(path, MAX_REPORT))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: remove it, and resume=auto tests the child and writes it again") from error
+        report = json.loads(read_text(path, MAX_REPORT))
+    except (ValueError, RecursionError):
+        report = None
+    if not isinstance(report, dict):
+        raise UserError(f"{path} is damaged: remove it, and resume=auto tests the child and writes it again")
     return report
 
 
@@ -172,6 +188,6 @@ def check_resume(config: Config, directory: Path) -> None:
         return
     if config.resume == "never":
         raise UserError(f"run_dir={directory} already holds a run: go on with resume=auto, or choose another run_dir")
-    differences = compare(from_yaml(read_text(saved, MAX_CHARACTERS), source=str(saved)), config)
+    differences = compare(read_config(saved), config)
     if differences.inexact:
         logging.getLogger(__name__).warning("resumes, but not bit-identical: %s", "; ".join(differences.inexact))

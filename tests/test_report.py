@@ -308,6 +308,16 @@ def test_plain_progress(
     assert (tmp_path / "run.log").read_text().splitlines() == lines
 
 
+def test_what_has_no_epochs_is_counted_in_its_own_unit(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as progress:
+        progress.start("ranking", total=40, done=10, unit="architecture")
+        for _ in range(16):
+            clock[0] += 2.0
+            progress.advance()
+            progress.show()
+    assert capsys.readouterr().out.splitlines() == ["ranking  architecture 26/40  28s left of the ranking"]
+
+
 def test_time_left_is_what_it_then_takes(clock: list[float]) -> None:
     """An evaluation of 30 s after every epoch of 20 steps; from epoch 5 on, a stage's steps take 3 s instead of 1 s."""
     remaining, left = Remaining(200, 0, 20), {}

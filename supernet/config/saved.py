@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,6 +15,7 @@ from supernet.config.check import OPTIONAL_GROUPS, PART_GROUPS, check_keys, chec
 from supernet.config.explain import explain
 from supernet.errors import UserError
 from supernet.registry import PARTS
+from supernet.runtime.files import read_text
 from supernet.schema import Config
 
 FREE = {
@@ -41,6 +43,11 @@ MAX_CHARACTERS = 200_000
 def to_yaml(config: Config) -> str:
     """Every value of ``config`` as YAML without interpolations."""
     return str(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
+
+
+def read_config(path: Path) -> Config:
+    """The configuration in a run's file. Raises UserError where it cannot be read, or is none."""
+    return from_yaml(read_text(path, MAX_CHARACTERS), source=str(path))
 
 
 def from_yaml(text: str, *, source: str = "config.yaml") -> Config:

@@ -26,7 +26,7 @@ class Progress:
     """Shows one phase after another; ``log`` is a file that gets the plain lines in any case."""
 
     def __init__(self, log: Path | None = None) -> None:
-        self._console = Console()
+        self._console = Console(file=sys.stdout)  # also where what is printed meanwhile is sent elsewhere
         self._bar: RichProgress | None = None
         if self._console.is_terminal:
             self._bar = RichProgress(
@@ -39,7 +39,7 @@ class Progress:
                 console=self._console,
             )
         self._log = log
-        self._phase, self._remaining = "", Remaining(0, 0)
+        self._phase, self._unit, self._remaining = "", "", Remaining(0, 0)
         self._said = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -53,14 +53,18 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def start(self, phase: str, total: int, *, steps_per_epoch: int | None = None, done: int = 0) -> None:
-        """Begin a phase of ``total`` steps, of which an earlier process has done ``done``."""
-        self._phase, self._remaining = phase, Remaining(total, done, steps_per_epoch)
+    def start(
+        self, phase: str, total: int, *, steps_per_epoch: int | None = None, done: int = 0, unit: str = "step"
+    ) -> None:
+        """Begin a phase of ``total`` steps, of which an earlier process has done ``done``; ``unit`` is what one is."""
+        self._phase, self._unit, self._remaining = phase, unit, Remaining(total, done, steps_per_epoch)
         self._said = time.monotonic()
         if self._bar is not None:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
-            self._bar.add_task(phase, total=total, completed=done, values="", left="")
+            self._bar.add_task(
+                phase if unit == "step" else f"{phase}, {unit}", total=total, completed=done, values="", left=""
+            )
 
     def advance(self) -> None:
         """One step is done."""
@@ -68,13 +72,14 @@ class Progress:
         if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0])
 
-    def show(self, *, epoch: int, **values: float) -> None:
-        """Numbers of the running epoch."""
-        text = "  ".join([f"epoch {epoch}", *_words(values)])
+    def show(self, *, epoch: int | None = None, **values: float) -> None:
+        """How far the phase is, with numbers of the running epoch."""
+        words = [*([] if epoch is None else [f"epoch {epoch}"]), *_words(values)]
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], values=text, left=self._left())
+            self._bar.update(self._bar.task_ids[0], values="  ".join(words), left=self._left())
         elif time.monotonic() - self._said > PLAIN_EVERY:
-            self._line(f"{self._phase}  {text}  step {self._remaining.done}/{self._remaining.total}  {self._left()}")
+            done = f"{self._unit} {self._remaining.done}/{self._remaining.total}"
+            self._line("  ".join([self._phase, *words, done, self._left()]))
 
     def epoch(self, phase: str, epoch: int, epochs: int, values: Mapping[str, float]) -> None:
         """The line of an epoch that has ended, with the time that is left of the phase."""

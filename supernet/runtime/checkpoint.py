@@ -59,6 +59,10 @@ class Checkpoints:
         self._retain(path, keep)
         return path
 
+    def steps(self) -> list[int]:
+        """The steps after which there is a file, damaged or not, from the last one on."""
+        return [number for number, _ in self._newest_first()]
+
     def drop_after(self, step: int) -> None:
         """Delete the checkpoints of later steps, since the run has gone back behind them."""
         for number, path in self._newest_first():
