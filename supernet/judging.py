@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet.errors import UserError
+from supernet.runtime.compute import autocast
 from supernet.runtime.random import reseed
 from supernet.search import Search
 from supernet.types import Batch, Mixing
@@ -44,7 +45,9 @@ class Judge:
         with quiet(net):  # what training has tracked stays
             if self.batches:
                 training = islice(self.search.batches["weights"].loader.epoch(0), self.batches)
-                recalibrate(net, lambda x: net(x, p), training, self.search.services.interrupt.check)
+                # At the precision of the steps and of the evaluation: statistics of other maps would not be its own.
+                with autocast(self.search.services.device, self.search.config.precision):
+                    recalibrate(net, lambda x: net(x, p), training, self.search.services.interrupt.check)
             return self.search.evaluate(p, self.evaluated)
 
 

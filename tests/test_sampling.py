@@ -204,6 +204,27 @@ def test_a_subgraph_is_judged_by_its_own_statistics(tmp_path: Path) -> None:
         Judge(make_search(tmp_path / "batch", *FAIR), recalibrate=4)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recalibration_has_the_precision_of_the_steps_and_of_the_evaluation(precision: str, tmp_path: Path) -> None:
+    search = make_search(tmp_path, *FAIR, "search.statistics=running", f"precision={precision}")
+    decisions, net = Decisions(search.parts.space), search.parts.net
+    seen: dict[str, set[torch.dtype]] = {"step": set(), "recalibration": set(), "evaluation": set()}
+    norm = next(m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    judging = False
+
+    def saw(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        part = ("recalibration" if module.training else "evaluation") if judging else "step"
+        seen[part].add(given[0].dtype)
+
+    norm.register_forward_pre_hook(saw)
+    search.begin_epoch()
+    search.train_step()
+    judging = True
+    Judge(search)(decisions.mixing(decisions.random(generator(0, "p")), torch.device("cpu")))
+    wanted = torch.bfloat16 if precision == "bf16" else torch.float32
+    assert seen == {part: {wanted} for part in seen}
+
+
 def test_the_front_is_what_nothing_dominates() -> None:
     points = [(0.5, -3.0), (0.6, -3.0), (0.6, -4.0), (0.4, -1.0), (0.6, -3.0), (0.3, -2.0)]
     assert front(points) == [1, 3, 4]
