@@ -167,7 +167,31 @@ def test_the_skip_density_is_the_divergence_of_bernoullis() -> None:
         return p * math.log(p / 0.4) + (1 - p) * math.log((1 - p) / 0.6)
 
     expected = sum(kl(float(p)) for p in p_BS.flatten()) / 2 / 2  # two networks, two layers that have skips
-    assert float(skip_density(p_BS.log(), 0.4)) == pytest.approx(expected, abs=1e-6)
+    assert float(skip_density(p_BS.logit(), 0.4)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("logit", [-1e4, -200.0, -20.0, 0.0, 20.0, 200.0, 1e4])
+def test_the_skip_density_of_a_sure_policy_is_a_number(logit: float) -> None:
+    on_BS = torch.full((1, 3), logit, requires_grad=True)
+    density = skip_density(on_BS, 0.4)
+    density.backward()
+    per_skip = {-1: -math.log(0.6), 0: math.log(0.5 / 0.4) / 2 + math.log(0.5 / 0.6) / 2, 1: -math.log(0.4)}
+    sign = (logit > 0) - (logit < 0)
+    assert density.item() == pytest.approx(3 * per_skip[sign] / 2, rel=1e-6)
+    assert on_BS.grad is not None and on_BS.grad.isfinite().all()
+    if abs(logit) == 20.0:
+        assert float(on_BS.grad[0, 0]) * sign > 0, "it still leads back"
+
+
+def test_a_sure_controller_can_still_learn() -> None:
+    policy = macro_policy(3)
+    policy.tanh_constant = 100.0
+    with torch.no_grad():
+        policy.attention_v.fill_(1e4)
+    rollout = policy.evaluate(torch.zeros(2, 6, dtype=torch.int64))
+    assert float(rollout.on_BS.abs().min()) > 150
+    skip_density(rollout.on_BS, 0.4).backward()
+    assert all(w.grad is None or w.grad.isfinite().all() for w in policy.parameters())
 
 
 def test_a_skip_weight_without_skips_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ ATTENDED = ("input", "skip")
 @dataclass(frozen=True)
 class Rollout:
     """A batch of B architectures: ``values_BV``; the log-probability and the entropy of each, summed over variables;
-    and ``on_BS``, the log-probability of "on" of every skip connection (S is 0 where a space has none)."""
+    and ``on_BS``, the logit of "on", ln(p / (1 - p)), of every skip connection (S is 0 where a space has none)."""
 
     values_BV: Tensor
     log_prob_B: Tensor
@@ -88,7 +88,8 @@ class LstmPolicy(nn.Module):
         log_probs, entropies, on = [], [], [self.start.new_zeros(batch, 0)]
         for block in self.blocks:
             variable = self.variables[block[0]]
-            log_p_BSK = self._logits(variable, state).log_softmax(dim=-1)
+            logits_BSK = self._logits(variable, state)
+            log_p_BSK = logits_BSK.log_softmax(dim=-1)
             if given_BV is not None:
                 value_BS = given_BV[:, block]
             elif generator is not None:
@@ -100,7 +101,7 @@ class LstmPolicy(nn.Module):
             log_probs.append(log_p_BSK.gather(2, value_BS[..., None]).sum(dim=(1, 2)))
             entropies.append(-(log_p_BSK.exp() * log_p_BSK).sum(dim=(1, 2)))
             if variable.kind == "skip":
-                on.append(log_p_BSK[..., 1])
+                on.append(logits_BSK[..., 1] - logits_BSK[..., 0])
             state.chose(variable, value_BS)
         return Rollout(values_BV, torch.stack(log_probs).sum(0), torch.stack(entropies).sum(0), torch.cat(on, dim=1))
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from supernet.decisions import Decisions, Values
@@ -120,12 +121,13 @@ class PolicyGradient(Strategy):
 def skip_density(on_BS: Tensor, target: float) -> Tensor:
     """ENAS (arXiv:1802.03268), section 3.2: the divergence of the skip probability from a prior, KL(pi || target).
 
-    ``on_BS`` are log-probabilities of "on"; summed over the skips into a layer, and meant over layers, as published:
-    hence the sum over all over the number of layers that can have one. The published code takes sigmoid(q) for the
-    probability while it samples with sigmoid(2 q); this is of the probability that is sampled.
+    ``on_BS`` are the logits of "on", from which it is finite also where p rounds to 0 or 1; summed over the skips into
+    a layer, and meant over layers, as published: hence the sum over all over the number of layers that can have one.
+    The published code takes sigmoid(q) for the probability while it samples with sigmoid(2 q); this is of the
+    probability that is sampled.
     """
-    off_BS = torch.log1p(-on_BS.exp())
-    kl_BS = on_BS.exp() * (on_BS - math.log(target)) + off_BS.exp() * (off_BS - math.log1p(-target))
+    on_kl_BS = on_BS.sigmoid() * (F.logsigmoid(on_BS) - math.log(target))
+    kl_BS = on_kl_BS + (-on_BS).sigmoid() * (F.logsigmoid(-on_BS) - math.log1p(-target))
     layers = (math.isqrt(8 * on_BS.shape[1] + 1) - 1) // 2  # L - 1, for L (L - 1) / 2 skips
     return kl_BS.sum(dim=1).mean() / layers
 
