@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from supernet.report.plots import scatter
 from supernet.runtime.files import write_atomic
+
+Figures = Mapping[str, float]
+Row = dict[str, Any]
 
 UNITS = {
     "flops": "multiply-adds of the child",
@@ -25,23 +29,36 @@ def front(objectives: Sequence[tuple[float, ...]]) -> list[int]:
     ]
 
 
-def write_front(judged: Mapping[str, Mapping[str, float]], cost: str, directory: Path) -> None:
-    """``pareto.json`` and ``pareto.md``, the front of accuracy and cost by genotype, and ``pareto.png``, all that was
-    judged with the front marked (where matplotlib is installed)."""
+def split(judged: Mapping[str, Figures]) -> tuple[list[Row], list[Row]]:
+    """What no other architecture beats in accuracy and cost, and the rest; both by cost. A row is the ``genotype`` with
+    its figures."""
     names = list(judged)
     best = set(front([(judged[name]["accuracy"], -judged[name]["cost"]) for name in names]))
-    on_front = sorted((names[i] for i in best), key=lambda name: judged[name]["cost"])
-    rows = [{"genotype": name, **judged[name]} for name in on_front]
-    write_atomic(directory / "pareto.json", json.dumps(rows, indent=1) + "\n")
+    by_cost = sorted(range(len(names)), key=lambda i: judged[names[i]]["cost"])
+    rows = {i: {"genotype": names[i], **judged[names[i]]} for i in by_cost}
+    return [rows[i] for i in by_cost if i in best], [rows[i] for i in by_cost if i not in best]
+
+
+def draw_front(judged: Mapping[str, Figures], cost: str) -> bytes | None:
+    """All that was judged, with the front marked, as a PNG; None where matplotlib is missing."""
+    best, dominated = split(judged)
+    points = {
+        name: [(row["cost"], row["accuracy"]) for row in rows]
+        for name, rows in (("judged", dominated), ("not dominated", best))
+    }
+    return scatter(points, x=UNITS[cost], y="validation accuracy on the shared weights")
+
+
+def write_front(judged: Mapping[str, Figures], cost: str, directory: Path) -> None:
+    """``pareto.json``, the front of accuracy and cost by genotype with what it dominates, ``pareto.md``, the front as a
+    table, and ``pareto.png`` (where matplotlib is installed)."""
+    best, dominated = split(judged)
+    write_atomic(directory / "pareto.json", json.dumps({"front": best, "dominated": dominated}, indent=1) + "\n")
     lines = [f"| {UNITS[cost]} | validation accuracy | loss | genotype |", "|---|---|---|---|"]
     lines += [
-        f"| {row['cost']:,.6g} | {row['accuracy']:.2%} | {row['loss']:.4g} | `{row['genotype']}` |" for row in rows
+        f"| {row['cost']:,.6g} | {row['accuracy']:.2%} | {row['loss']:.4g} | `{row['genotype']}` |" for row in best
     ]
     write_atomic(directory / "pareto.md", "\n".join(lines) + "\n")
-    points = {
-        "judged": [(judged[n]["cost"], judged[n]["accuracy"]) for i, n in enumerate(names) if i not in best],
-        "not dominated": [(judged[n]["cost"], judged[n]["accuracy"]) for n in on_front],
-    }
-    png = scatter(points, x=UNITS[cost], y="validation accuracy on the shared weights")
+    png = draw_front(judged, cost)
     if png is not None:
         write_atomic(directory / "pareto.png", png)

@@ -150,11 +150,12 @@ def test_a_finished_run_with_all_that_can_be_asked_of_it(tmp_path: Path) -> None
     correlations = [{"score": "loss", "tau": 0.5, "tau_error": 0.1, "rho": 0.6, "precision": 0.3}]
     rows = [{"genotype": f"g{i}", "loss": 1.0 + i, "truth": 90.0 - i, "params": 3} for i in range(5)]
     front = [{"genotype": f"f{i}", "accuracy": 0.1 * i, "cost": 10.0 * i, "loss": 1.0} for i in range(3)]
+    behind = [{"genotype": f"d{i}", "accuracy": 0.01, "cost": 30.0 + i, "loss": 1.0} for i in range(4)]
     truth = {"regret": 1.25, "rank": 812, "cells": 15625}
     event = {"what": "rolled back", "epoch": 1, "step": 7, "parts": ["loss"]}
     ranking = {"truth": "c10_test_200", "n": 5, "correlations": correlations}
     document = report(ranking=ranking, truth=truth, search={"epochs": 3, "events": [event]}, parts={"task": "digits"})
-    run = make_run(tmp_path / "run", report=document, rank={"rows": rows}, pareto=front)
+    run = make_run(tmp_path / "run", report=document, rank={"rows": rows}, pareto={"front": front, "dominated": behind})
     edit(run, lambda h: h.rows["search"][1].notices.append(Notice("skip_domination/cell", True, "evidence; remedy")))
     edit(run, lambda h: h.rows["search"][0].notices.append(Notice("eigenvalue", True, "early evidence")))
     edit(run, lambda h: h.rows["search"][2].notices.append(Notice("eigenvalue", False, "no longer")))
@@ -165,6 +166,8 @@ def test_a_finished_run_with_all_that_can_be_asked_of_it(tmp_path: Path) -> None
     page = told(run)
     for said in ("90.0 %", "812", "of 15,625 cells", "Kendall tau", "Front of accuracy and cost", "Subgraphs"):
         assert said in page.text, said
+    text = (run / "report.html").read_text()
+    assert text.count('fill="#999999"') == 4 and "Front of accuracy and cost: 3 points before 4 others" in text
     assert page.text.index("Skip domination, cell: since epoch 2") < page.text.index("Eigenvalue: epoch 1 to 3, over")
     assert "evidence; remedy" in page.text and "rolled back" in page.text and "#skips" in page.targets
     assert "changed 1 times, last at epoch 3" in page.text and "nor_conv_1x1 1→node 2" in page.text
@@ -285,6 +288,7 @@ def test_texts_of_others_stay_texts(tmp_path: Path) -> None:
         ("config.yaml", "a: &a [1]\nb: *a\n"),
         ("rank.json", '{"rows": [1, {"loss": "x"}]}'),
         ("pareto.json", '[{"cost": "a"}, 7]'),
+        ("pareto.json", '{"front": [{"cost": 1, "accuracy": 0.5}, 7], "dominated": {"cost": "a"}}'),
         ("genotype.json", '{"normal": 3}'),
     ],
 )

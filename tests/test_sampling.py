@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import make_search, run_epochs, services
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from supernet.build import build_search, build_space, build_task
 from supernet.config import compose
 from supernet.decisions import Decisions, Variable
 from supernet.errors import UserError
 from supernet.judging import Judge, recalibrate
+from supernet.loop import run_epoch
 from supernet.modifiers.paths import fair, sandwich, uniform
 from supernet.pareto import front
 from supernet.runtime.random import generator
@@ -247,6 +250,28 @@ def test_recalibration_has_the_precision_of_the_steps_and_of_the_evaluation(prec
     Judge(search)(decisions.mixing(decisions.random(generator(0, "p")), torch.device("cpu")))
     wanted = torch.bfloat16 if precision == "bf16" else torch.float32
     assert seen == {part: {wanted} for part in seen}
+
+
+def test_the_front_is_told_with_what_it_dominates(tmp_path: Path) -> None:
+    given = ("derive.queries=6", "derive.population=3", "derive.cost=params", "watch.pictures=2")
+    search = make_search(tmp_path, "method=nsga2", "space.nodes=1", *given)
+    job = search.parts.derivation.job(search)
+    assert job is not None
+    while job.epoch < job.epochs:
+        run_epoch(job)
+    job.write(tmp_path)
+    search.services.recorder.close()
+    document = json.loads((tmp_path / "pareto.json").read_text())
+    points = {kind: [(row["accuracy"], -row["cost"]) for row in rows] for kind, rows in document.items()}
+    judged = [*points["front"], *points["dominated"]]
+    assert len(judged) == len(job.state_dict()["judged"]) > len(points["front"])
+    assert sorted(points["front"]) == sorted(judged[i] for i in front(judged))
+    assert (tmp_path / "pareto.md").read_text().count("\n") == 2 + len(points["front"])
+    seen = EventAccumulator(str(tmp_path / "tensorboard" / "derive"), size_guidance={"images": 0})
+    seen.Reload()
+    drawn = seen.Images("front")
+    assert [image.step for image in drawn] == [1, 4, 6], "of six rounds at most every third, and the last"
+    assert drawn[-1].encoded_image_string == (tmp_path / "pareto.png").read_bytes()
 
 
 def test_the_front_is_what_nothing_dominates() -> None:

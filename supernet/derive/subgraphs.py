@@ -11,7 +11,8 @@ from supernet.errors import UserError
 from supernet.interfaces import Derivation, SearchSpace, State, Strategy
 from supernet.judging import Judge
 from supernet.loop import DerivationJob
-from supernet.pareto import write_front
+from supernet.pareto import draw_front, write_front
+from supernet.report.search_view import is_drawn
 from supernet.reward import Reward
 from supernet.schema.strategies import QueriesConfig
 from supernet.search import Search
@@ -99,6 +100,11 @@ class SubgraphsJob(DerivationJob):
             values |= {f"valid_{name}": value for name, value in self.valid.items()}
             recorder.history.derived("derive", self.epoch, self.asked, None, self.decisions.genotype(best))
         recorder.scalars("derive", values, step=self.asked, epoch=self.epoch)
+        most = self.search.config.watch.pictures
+        if self.config.cost != "none" and best is not None and is_drawn(self.epoch, self.epochs, most):
+            png = draw_front(self._figures(), self.config.cost)
+            if png is not None:
+                recorder.image("derive", "front", png, self.asked)
         self.services.progress.epoch("derive", self.epoch + 1, self.epochs, values)
 
     def genotype(self) -> Genotype:
@@ -114,8 +120,11 @@ class SubgraphsJob(DerivationJob):
     def write(self, directory: Path) -> None:
         """With a cost, the front of what was judged: a table with genotypes, and a plot."""
         if self.config.cost != "none":
-            judged = {str(self.decisions.genotype(v)): f for v, f in self.judged.items() if "accuracy" in f}
-            write_front(judged, self.config.cost, directory)
+            write_front(self._figures(), self.config.cost, directory)
+
+    def _figures(self) -> dict[str, dict[str, float]]:
+        """Those of every genotype that was judged."""
+        return {str(self.decisions.genotype(v)): f for v, f in self.judged.items() if "accuracy" in f}
 
     def state_dict(self) -> State:
         return {

@@ -59,9 +59,14 @@ def log_search(
         recorder.text("search", "genotype", "```\n" + "\n".join(textwrap.wrap(str(genotype), WRAP)) + "\n```", step)
     if values:
         recorder.scalars("search", values, step=step, epoch=epoch)
-    if most and (epoch % math.ceil(epochs / most) == 0 or epoch + 1 == epochs):
+    if is_drawn(epoch, epochs, most):
         for tag, png in draw(history, groups, epochs):
             recorder.image("search", tag, png, step)
+
+
+def is_drawn(epoch: int, epochs: int, most: int) -> bool:
+    """Whether an epoch has pictures: about ``most`` of them, evenly spread, and the last."""
+    return most > 0 and (epoch % math.ceil(epochs / most) == 0 or epoch + 1 == epochs)
 
 
 def draw(history: History, groups: Sequence[Group], epochs: int) -> Iterator[tuple[str, bytes]]:

@@ -11,6 +11,7 @@ from supernet.report.html.markup import Content, Html, el
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7a5195", "#444444")
 """Of Okabe and Ito for the most part, which colour-blind people can tell apart; a second round is dashed."""
 
+GREY = "#999999"
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 200, 46, 10, 8, 30
 HITS = 120
 """Places of a curve that tell their values."""
@@ -167,26 +168,33 @@ def scatter(
     title: str,
     points: Sequence[tuple[float, float, str]],
     *,
+    behind: Sequence[tuple[float, float, str]] = (),
     x_name: str,
     note: str = "",
     percent: bool = False,
     joined: bool = False,
 ) -> Html | None:
-    """(x, y, what the pointer is told); a front is joined by a line."""
+    """(x, y, what the pointer is told); a front is joined by a line, and what it dominates stands grey ``behind``."""
     if not points:
         return None
-    frame = Frame(span([x for x, _, _ in points]), span([y for _, y, _ in points]), percent=percent, whole=False)
+    xs, ys, _ = zip(*points, *behind, strict=True)
+    frame = Frame(span(xs), span(ys), percent=percent, whole=False)
     parts = frame.drawn(x_name)
+    parts += [_dot(frame, point, GREY) for point in behind]
     if joined:
         path = "L".join(f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y, _ in sorted(points))
         parts.append(el("path", d="M" + path, class_="curve", stroke=LINES[0], opacity=0.4))
-    for x, y, text in points:
-        parts.append(el("circle", el("title", text), cx=frame.x(x), cy=frame.y(y), r=3.2, fill=LINES[0], opacity=0.65))
+    parts += [_dot(frame, point, LINES[0]) for point in points]
     caption = el("figcaption", el("b", title), el("span", note, class_="note") if note else None)
-    label = f"{title}: {len(points)} points"
+    label = f"{title}: {len(points)} points" + (f" before {len(behind)} others" if behind else "")
     return el(
         "figure",
         caption,
         el("svg", parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label),
         class_="chart",
     )
+
+
+def _dot(frame: Frame, point: tuple[float, float, str], colour: str) -> Html:
+    x, y, text = point
+    return el("circle", el("title", text), cx=frame.x(x), cy=frame.y(y), r=3.2, fill=colour, opacity=0.65)

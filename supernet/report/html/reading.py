@@ -38,6 +38,7 @@ class RunData:
     report: dict[str, Any] = field(default_factory=dict)
     genotype: Genotype | None = None
     front: list[Any] = field(default_factory=list)
+    dominated: list[Any] = field(default_factory=list)
     ranked: list[Any] = field(default_factory=list)
     log: str = ""
     state: str = ""
@@ -79,7 +80,8 @@ def read_run(directory: Path, name: str | None = None) -> RunData:
             run.problems.append(str(error))
     report = _json(run, "report.json")
     run.report = report if isinstance(report, dict) else {}
-    run.front = entries(_json(run, "pareto.json"))
+    judged = _json(run, "pareto.json")
+    run.front, run.dominated = entries(at(judged, "front")), entries(at(judged, "dominated"))
     run.ranked = entries(at(_json(run, "rank.json"), "rows"))
     run.genotype = _genotype(run)
     run.state = _state(run)

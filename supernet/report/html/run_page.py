@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 from supernet.report.html.answer import cells, problems, tiles, warnings
 from supernet.report.html.charts import scatter
 from supernet.report.html.curves import phase_curves
@@ -60,18 +63,15 @@ def _derivation(run: RunData) -> list[Content]:
     """Curves over its steps, what was judged best when, and the front of accuracy and cost."""
     rows = run.rows("derive")
     parts: list[Content] = [phase_curves(rows, unit="step"), timelines(rows, "step")]
-    front = [
-        (cost, accuracy, str(row.get("genotype", "")), number(row, "loss"))
-        for row in run.front
-        if (cost := number(row, "cost")) is not None and (accuracy := number(row, "accuracy")) is not None
-    ]
+    front, dominated = (list(_judged(listed)) for listed in (run.front, run.dominated))
     if front:
         unit = run.setting("derive.cost", "cost")
         picture = scatter(
             "Front of accuracy and cost",
             [(cost, accuracy, f"{accuracy:.2%}, {cost:,.6g}\n{name}") for cost, accuracy, name, _ in front],
+            behind=[(cost, accuracy, f"{accuracy:.2%}, {cost:,.6g}") for cost, accuracy, *_ in dominated],
             x_name=f"cost of the child: {unit}",
-            note="no other judged subgraph is better in both; accuracy on the shared weights",
+            note="no other judged subgraph (grey) is better in both; accuracy on the shared weights",
             percent=True,
             joined=True,
         )
@@ -79,3 +79,11 @@ def _derivation(run: RunData) -> list[Content]:
         header = (f"cost: {unit}", "accuracy", "loss", "genotype")
         parts += [el("div", picture, class_="charts"), details("The front as a table", table(header, listed))]
     return parts
+
+
+def _judged(rows: Iterable[Any]) -> Iterator[tuple[float, float, str, float | None]]:
+    """Cost, accuracy, genotype and loss of the rows that have the first two."""
+    for row in rows:
+        cost, accuracy = number(row, "cost"), number(row, "accuracy")
+        if cost is not None and accuracy is not None:
+            yield cost, accuracy, str(row.get("genotype", "")), number(row, "loss")
