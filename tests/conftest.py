@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from supernet.schema import Config
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ.get("SLOW") != "1":
@@ -15,6 +17,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(params=Config.__dataclass_fields__["engine"].metadata["choices"])
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every engine; the passes of ``compiled`` as they stand, since compiling them takes a minute."""
+    import torch
+
+    with torch.compiler.set_stance("force_eager"):
+        yield request.param
 
 
 @pytest.fixture(autouse=True)

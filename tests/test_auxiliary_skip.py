@@ -23,7 +23,6 @@ from supernet.spaces.ops import FactorizedReduce
 from supernet.types import GroupMixing, Mixing
 
 ON = "modifier=[auxiliary_skip]"
-ENGINES = ("plain", "banked")
 
 
 def part(search: Search) -> AuxiliarySkip:
@@ -45,7 +44,6 @@ def test_beta_falls_to_nothing(progress: float) -> None:
     assert decayed(1.0, 0.8, "linear") == decayed(1.0, 0.8, "cosine") == 0.0
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("parts", [1, 2])
 def test_every_edge_gains_beta_times_the_skip(engine: str, parts: int) -> None:
     space = DartsSpace(
@@ -93,7 +91,6 @@ def test_every_edge_gains_beta_times_the_skip(engine: str, parts: int) -> None:
     assert kinds == {1, 2}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 def test_without_beta_the_search_is_the_plain_one_but_for_the_draw_of_its_weights(engine: str, tmp_path: Path) -> None:
     """On one set of weights: the added factorized reductions draw too, and move the draws of what is built after."""
 

@@ -189,7 +189,6 @@ def test_a_search_learns_other_weights_and_none_at_a_ball_of_nothing(engine: str
     torch.testing.assert_close(off.weights[0], plain.weights[0], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["plain", "banked"])
 def test_an_attack_leaves_no_trace_and_raises_the_loss_of_the_network(engine: str, tmp_path: Path) -> None:
     search = make_search(tmp_path, "modifier=[perturb_adversarial]", "search.statistics=running", f"engine={engine}")
     search.begin_epoch()

@@ -301,7 +301,6 @@ def small_space(engine: str = "plain") -> DartsSpace:
     return DartsSpace(3, 10, nodes=2, search_channels=4, search_cells=3, engine=engine)
 
 
-@pytest.mark.parametrize("engine", ["plain", "banked"])
 def test_gdas_evaluates_one_operation_an_edge(engine: str) -> None:
     space = small_space(engine)
     torch.manual_seed(0)
@@ -324,7 +323,6 @@ def test_gdas_evaluates_one_operation_an_edge(engine: str) -> None:
         assert group.op_LNK.grad.any()
 
 
-@pytest.mark.parametrize("engine", ["plain", "banked"])
 def test_a_one_hot_p_is_the_same_network_whether_the_rest_is_evaluated_or_not(engine: str) -> None:
     space = small_space(engine)
     torch.manual_seed(0)

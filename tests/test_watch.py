@@ -168,6 +168,7 @@ def test_sampled_paths_show_what_they_trained(tmp_path: Path) -> None:
     rows = search.services.recorder.history.rows["search"]
     assert all(row.genotype is None and not row.p and not row.notices for row in rows)
     assert not any(name.startswith(("entropy", "skips")) for name in rows[-1].figures)
+    assert search.config.watch.gap and not any("derived" in name or "gap" in name for name in rows[-1].figures)
     for name, group in search.parts.mixer.groups.items():
         counts = rows[-1].trained[name]
         kept = sum(min(group.keep or 99, group.targets.count(t)) for t in set(group.targets))

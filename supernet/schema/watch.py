@@ -11,7 +11,9 @@ from supernet.schema.fields import ranged
 class WatchConfig:
     """Looks that cost passes, and thresholds of the warnings; how they were chosen: docs/watch.md."""
 
-    gap: bool = True  # validate the derived cell on the shared weights after every epoch, at the cost of an evaluation
+    # Validate the derived cell on the shared weights after every epoch, at the cost of an evaluation; nothing where the
+    # search derives none: sampled paths, frozen alpha.
+    gap: bool = True
     eigenvalue: int = ranged(0, ge=0)  # compute the dominant eigenvalue every so many epochs; 0: never
     pictures: int = ranged(50, ge=0)  # at most so many of a kind are drawn in a search; 0: none
     patience: int = ranged(2, ge=1)  # epochs in a row after which a warning begins, and without evidence ends
