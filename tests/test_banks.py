@@ -263,7 +263,9 @@ def test_gradients_of_a_depthwise_convolution(geometry: tuple[int, int, int], si
     torch.testing.assert_close(found, expected)
 
 
-def make_nets(nodes: int, operations: Sequence[str] = DARTS_OPERATIONS) -> tuple[Supernet, Supernet, DartsSpace]:
+def make_nets(
+    nodes: int, operations: Sequence[str] = DARTS_OPERATIONS, engine: str = "banked"
+) -> tuple[Supernet, Supernet, DartsSpace]:
     space = DartsSpace(
         in_channels=1,
         classes=3,
@@ -272,7 +274,7 @@ def make_nets(nodes: int, operations: Sequence[str] = DARTS_OPERATIONS) -> tuple
         search_channels=3,
         search_cells=3,
         statistics="running",
-        engine="banked",
+        engine=engine,
         auxiliary=False,
     )
     banked = space.build_supernet().double()
@@ -299,9 +301,10 @@ def mixing(space: DartsSpace, alpha: Sequence[Tensor], step: int, sampled: bool)
 @pytest.mark.slow
 @pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("sampled", [False, True])
-def test_fifty_steps_of_a_search(nodes: int, sampled: bool) -> None:
+@pytest.mark.parametrize("engine", ["banked", "compiled"])
+def test_fifty_steps_of_a_search(engine: str, nodes: int, sampled: bool) -> None:
     torch.manual_seed(0)
-    nets = make_nets(nodes)
+    nets = make_nets(nodes, engine=engine)
     space = nets[2]
     start = [1e-3 * torch.randn(g.decisions, len(g.options), dtype=torch.float64) for g in space.groups]
     ends = []

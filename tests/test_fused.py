@@ -1,5 +1,4 @@
-"""engine=compiled equals the plain modules, and goes on without a compiler. Most tests run the passes as they stand,
-uncompiled: compiling them takes a minute."""
+"""engine=compiled equals the plain modules, and goes on without a compiler."""
 
 from __future__ import annotations
 
@@ -7,27 +6,26 @@ import copy
 import functools
 import logging
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from supernet.spaces.banks import BankedFanOut, fused, kernels
+from supernet.spaces.banks import BankedFanOut, build, fused
+from supernet.spaces.banks.depthwise import same_padding
+from supernet.spaces.banks.passes import Convolution
+from supernet.spaces.banks.passes import Norm as Normed
 from supernet.spaces.cell import CellEdge, plain_fan_out
 from supernet.spaces.ops import DARTS_OPERATIONS, OPERATIONS, Norm, register_operation
 from supernet.types import CellMixing
 from tests.test_banks import Found, distance, make_edges, random_p, root_mean_square, run
 
 compiled_fan_out = functools.partial(BankedFanOut, fuse=True)
-
-
-@pytest.fixture
-def uncompiled() -> Iterator[None]:
-    with torch.compiler.set_stance("force_eager"):
-        yield
 
 
 @pytest.fixture
@@ -61,7 +59,7 @@ def double_edges(count: int, channels: int, stride: int, norm: Norm, options: Se
 @pytest.mark.parametrize("track", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_compiled_engine_equals_plain_modules(
-    uncompiled: None, calls: list[int], stride: int, track: bool, active: tuple[int, ...] | None
+    calls: list[int], stride: int, track: bool, active: tuple[int, ...] | None
 ) -> None:
     for channels, size in ((6, 8), (5, 9)):
         edges = double_edges(3, channels, stride, Norm(False, track))
@@ -71,7 +69,7 @@ def test_compiled_engine_equals_plain_modules(
     assert calls
 
 
-def test_without_gradients_of_weights_or_of_the_state(uncompiled: None, calls: list[int]) -> None:
+def test_without_gradients_of_weights_or_of_the_state(calls: list[int]) -> None:
     """As in the architecture step, whose first cell sees a state that wants no gradient."""
     edges = double_edges(3, 6, 1, Norm(False, True))
     for edge in edges:
@@ -88,7 +86,7 @@ def test_without_gradients_of_weights_or_of_the_state(uncompiled: None, calls: l
     assert calls == [3]
 
 
-def test_masks_norms_with_parameters_and_operations_of_the_user(uncompiled: None, calls: list[int]) -> None:
+def test_masks_norms_with_parameters_and_operations_of_the_user(calls: list[int]) -> None:
     """What compiled passes do not serve is evaluated by the other banks or as it stands, beside them."""
     register_operation("square", lambda channels, stride, norm: nn.Sequential(nn.Conv2d(channels, channels, 1, stride)))
     try:
@@ -104,7 +102,7 @@ def test_masks_norms_with_parameters_and_operations_of_the_user(uncompiled: None
         del OPERATIONS["square"]
 
 
-def test_norms_in_different_modes(uncompiled: None, calls: list[int]) -> None:
+def test_norms_in_different_modes(calls: list[int]) -> None:
     """Pools whose norms use running statistics beside convolutions whose norms use the batch, and the other way."""
     for frozen in ("max_pool_3x3", "sep_conv_5x5"):
         edges = double_edges(2, 4, 1, Norm(False, True))
@@ -116,7 +114,7 @@ def test_norms_in_different_modes(uncompiled: None, calls: list[int]) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, 30.0])
-def test_float32_is_as_precise_as_the_plain_modules(uncompiled: None, scale: float) -> None:
+def test_float32_is_as_precise_as_the_plain_modules(scale: float) -> None:
     errors = []
     for seed in range(3):
         torch.manual_seed(seed)
@@ -133,7 +131,7 @@ def test_float32_is_as_precise_as_the_plain_modules(uncompiled: None, scale: flo
     assert ours < 3 * theirs
 
 
-def test_evaluation_is_not_compiled(uncompiled: None, calls: list[int]) -> None:
+def test_evaluation_is_not_compiled(calls: list[int]) -> None:
     edges = double_edges(2, 4, 1, Norm(False, True))
     x, p = torch.randn(3, 4, 6, 6, dtype=torch.float64), random_p(2, 8)
     with torch.no_grad():
@@ -145,38 +143,106 @@ def test_evaluation_is_not_compiled(uncompiled: None, calls: list[int]) -> None:
     assert not calls
 
 
-def test_one_value_per_channel_raises_as_batch_norm_does(uncompiled: None) -> None:
+def test_one_value_per_channel_raises_as_batch_norm_does() -> None:
     edges = make_edges(1, 4, 2, Norm(False, False), ("none", "sep_conv_3x3"))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         list(compiled_fan_out(edges)(torch.randn(1, 4, 2, 2), random_p(1, 2, torch.float32)))
 
 
+GEOMETRIES = [(3, 1, 1), (5, 1, 1), (7, 1, 1), (3, 1, 2), (5, 1, 2), (3, 2, 1), (5, 2, 1), (5, 2, 2)]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("channels", [1, 12, 24, 48, 112])
+def test_a_pass_equals_its_operations(channels: int, geometry: tuple[int, int, int]) -> None:
+    """y, its moments and all gradients, with and without norm and ReLU before, for all ways to share out channels."""
+    torch.manual_seed(channels)
+    kernel, stride, dilation = geometry
+    make = functools.partial(torch.randn, dtype=torch.float64)
+    x, v, w = make(3, 11, 9, channels), make(channels, 1, kernel, kernel), make(channels, channels, 1, 1)
+    convolution = Convolution(v, w, geometry)
+    before = torch.stack([make(channels), make(channels).square(), make(channels).square()])
+    for x_moments in (None, before):
+        leaves = [t.clone().requires_grad_() for t in (x, v, w)]
+        u = leaves[0] if x_moments is None else (leaves[0] - x_moments[0]) * x_moments[2]
+        h = u if x_moments is None else u.relu()
+        z = F.conv2d(h.permute(0, 3, 1, 2), leaves[1], None, stride, same_padding(kernel, dilation), dilation, channels)
+        y = F.conv2d(z, leaves[2]).permute(0, 2, 3, 1)
+        found, moments = convolution.forward(x, x_moments, 1e-5)
+        assert moments is not None
+        var, mean = torch.var_mean(y.flatten(0, 2), 0, correction=0)
+        expected = [y, torch.stack([mean, var, (var + 1e-5).rsqrt()])]
+        torch.testing.assert_close([found, moments], expected, rtol=1e-9, atol=1e-9)
+        g = make(y.shape)
+        normed = F.batch_norm(y.permute(0, 3, 1, 2), None, None, training=True, eps=1e-5).permute(0, 2, 3, 1)
+        sums = g.flatten(0, 2).sum(0), (g * normed.detach()).flatten(0, 2).sum(0)
+        grads = torch.autograd.grad((0.3 * g * normed).sum(), [u, *leaves[1:]])
+        after = Normed(g, found, moments, *sums, 0.3)
+        g_x, x_sums, of_weights = convolution.backward(after, x, x_moments, None, of_x=True, of_weights=True)
+        assert g_x is not None
+        torch.testing.assert_close([g_x, *of_weights], [*grads], rtol=1e-9, atol=1e-9)
+        if x_moments is not None:
+            both_sums = torch.stack([(grads[0] * other).flatten(0, 2).sum(0) for other in (1.0, u.detach())])
+            torch.testing.assert_close(x_sums, both_sums, rtol=1e-9, atol=1e-9)
+        else:
+            again, _, none = convolution.backward(after, x, None, g_x.clone(), of_x=True, of_weights=False)
+            torch.testing.assert_close(again, 2 * g_x, rtol=1e-9, atol=1e-9)
+            assert not none
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    options = ("none", "sep_conv_3x3", "dil_conv_5x5")
+    edges = make_edges(2, 16, 1, Norm(False, True), options)
+    x, p, threads = torch.randn(5, 16, 8, 8), random_p(2, len(options), torch.float32), torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(run(compiled_fan_out(own := copy.deepcopy(edges)), own, x, p))
+    finally:
+        torch.set_num_threads(threads)
+    assert distance(*found) == 0.0
+
+
 def test_without_a_compiler_one_warning_and_the_other_banks(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, calls: list[int]
 ) -> None:
-    def fail(*args: object) -> Tensor:
-        raise RuntimeError("no C++ compiler\nwas found")
-
-    monkeypatch.setattr(kernels, "rectified", fail)
-    kernels.available.cache_clear()
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    build.library.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             for _ in range(2):
                 edges = double_edges(2, 4, 1, Norm(False, True))
                 compiled, plain = both(edges, torch.randn(3, 4, 6, 6, dtype=torch.float64), random_p(2, 8))
                 assert distance(compiled, plain) < 1e-9
-        assert [record.getMessage() for record in caplog.records] == [
-            "engine=compiled: going on with engine=banked, since the compiler failed: no C++ compiler"
-        ]
+        (warning,) = [record.getMessage() for record in caplog.records]
+        assert "there is no C++ compiler" in warning and "choose engine=banked" in warning
         assert not calls
     finally:
-        kernels.available.cache_clear()
+        build.library.cache_clear()
 
 
-@pytest.mark.slow
-def test_compiled_passes_equal_themselves_uncompiled() -> None:
-    """The whole engine, really compiled."""
-    edges = double_edges(2, 16, 1, Norm(False, True))
-    x, p = torch.randn(4, 16, 8, 8, dtype=torch.float64), random_p(2, 8)
-    compiled, plain = both(edges, x, p)
-    assert distance(compiled, plain) < 1e-9
+def test_what_was_built_is_kept_and_what_is_damaged_is_built_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "answer.cpp"
+    source.write_text('extern "C" int answer() { return 42; }\n')
+    monkeypatch.setattr(build, "SOURCE", source)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    try:
+        with caplog.at_level(logging.INFO):
+            (tmp_path / "cache" / "supernet").mkdir(parents=True)
+            file = build._built(tmp_path / "cache" / "supernet")
+            file.write_bytes(b"cut off")
+            for _ in range(2):
+                build.library.cache_clear()
+                library = build.library()
+                assert library is not None and library.answer() == 42
+        assert len([record for record in caplog.records if "compiling" in record.getMessage()]) == 2
+        source.write_text("this is no program")
+        build.library.cache_clear()
+        assert build.library() is None
+        assert "the compiler failed" in caplog.text or "error" in caplog.text
+        assert len(list((tmp_path / "cache" / "supernet").iterdir())) == 1, "no half of a library stays"
+    finally:
+        build.library.cache_clear()

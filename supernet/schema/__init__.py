@@ -133,7 +133,7 @@ class Config:
     resume: str = choice("never", "never", "auto")
     device: str = worded("auto", r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, cuda or cuda:N")
     threads: int = ranged(0, ge=0)  # 0 leaves torch's own number
-    engine: str = choice("banked", "banked", "compiled", "plain")  # the mathematics is the same
+    engine: str = choice("compiled", "compiled", "banked", "plain")  # the mathematics is the same
     precision: str = choice("fp32", "fp32", "bf16")  # of products, by autocast; statistics and weights stay in fp32
     memory_format: str = choice("channels_last", "channels_last", "contiguous")
     compile: bool = False

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from supernet.spaces.banks import kernels
+from supernet.spaces.banks import passes
 from supernet.spaces.banks.evaluate import evaluate
 from supernet.spaces.banks.features import Features, indices
 from supernet.spaces.banks.fused import evaluate_edges, fusible
@@ -94,9 +94,8 @@ class BankedFanOut:
             yield from found
 
     def _fuses(self, x_BCHW: Tensor) -> bool:
-        """Whether compiled passes serve: where gradients are wanted, at full precision."""
-        serves = x_BCHW.device.type == "cpu" and x_BCHW.dtype in (torch.float32, torch.float64)
-        return self.fuse and serves and torch.is_grad_enabled() and kernels.available()
+        """Whether compiled passes serve: on a CPU, where gradients are wanted, at full precision."""
+        return self.fuse and torch.is_grad_enabled() and passes.serve(x_BCHW)
 
     def _sort(self, p: CellMixing) -> tuple[list[Bank], list[tuple[CellEdge, int]]]:
         """What is to be evaluated: edges with the same kinds of operations make a bank; beside them, the rest."""

@@ -1,12 +1,12 @@
-"""All edges that leave a state, with compiled passes between convolutions and products (``engine=compiled``).
+"""All edges that leave a state, by compiled passes (``engine=compiled``).
 
 For edge r and operation k, a chain of one or two blocks that starts from x = relu(state),
 
     y = W conv(V, x),   u = BN(y),   and the same again of relu(u) where there is a second block;
 
 the edge's output is sum_k p_kr u_k + sum_j p_jr m_j, where the maps m_j are the same for all edges: pools with their
-norms, and the state itself. Edges are evaluated one by one, so that what a pass writes is still in the cache when the
-next one reads it.
+norms, and the state itself. A pass (:mod:`supernet.spaces.banks.passes`) reads a map once and does all that needs no
+sum over the batch, image by image, in the cache: norm, ReLU, convolution, product and statistics are one.
 
 Kept for the backward pass is y of every block where weights want no gradients; else y of the first of two blocks, and
 the rest is computed again.
@@ -14,21 +14,17 @@ the rest is computed again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from supernet.spaces.banks import kernels
-from supernet.spaces.banks.depthwise import convolve, gradients, same_padding
+from supernet.spaces.banks import passes
 from supernet.spaces.banks.kinds import Block, Chain, Known, Shared
 from supernet.spaces.banks.norms import Norms
-
-Moments = tuple[Tensor, Tensor]
-"""Mean and 1 / sigma of every channel."""
+from supernet.spaces.banks.passes import Convolution
 
 
 def fusible(known: Known) -> bool:
@@ -43,111 +39,61 @@ def evaluate_edges(
     """The outputs of R edges, from relu(state), shared maps, and p: first of the chains, then of the maps."""
     blocks = [block for chains in chains_RK for chain in chains for block in chain.blocks]
     weights = [conv.weight for block in blocks for conv in (block.depthwise, block.pointwise)]
-    y_RBCHW: Sequence[Tensor] = _Edges.apply(chains_RK, len(maps), p_KR, x_BCHW, *maps, *weights)
+    y_RBCHW: Sequence[Tensor] = _Edges.apply(chains_RK, len(maps), p_KR.to(x_BCHW.dtype), x_BCHW, *maps, *weights)
     return y_RBCHW
 
 
 class Layer(NamedTuple):
-    """A block and its weights V and W, as the function was given them."""
+    """A block, and its convolution with the weights that the function was given."""
 
     block: Block
-    kernels: Tensor
-    weight: Tensor
+    convolution: Convolution
 
-    @property
-    def margin(self) -> int:
-        """The zeros that the convolution sees around its input."""
-        kernel, _, dilation = self.block.geometry
-        return same_padding(kernel, dilation)
-
-    def convolve(self, x_BHWC: Tensor) -> Tensor:
-        """z = conv(V, x)."""
-        _, stride, dilation = self.block.geometry
-        return _nhwc(convolve(_nchw(x_BHWC), self.kernels, stride, dilation))
-
-    def moments(self, y_BHWC: Tensor) -> Moments:
-        """Of a batch; running statistics are tracked."""
-        norm, count = self.block.norm, y_BHWC.numel() // y_BHWC.shape[-1]
+    def forward(self, x_BHWC: Tensor, x_moments: Tensor | None) -> tuple[Tensor, Tensor]:
+        """y and its moments; running statistics are tracked."""
+        norm = self.block.norm
+        y_BHWC, moments = self.convolution.forward(x_BHWC, x_moments, norm.eps)
+        assert moments is not None
+        count = y_BHWC.numel() // y_BHWC.shape[-1]
         if count == 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {y_BHWC.shape}")
-        mean_C, var_C, inverse_C = kernels.moments(y_BHWC, norm.eps)
         if norm.running_mean is not None:
-            Norms([norm]).track(mean_C, var_C * (count / (count - 1)))
-        return mean_C, inverse_C
-
-    def gradients(self, g_BHWC: Tensor, size: torch.Size, replayed: Replayed | None) -> tuple[Tensor, list[Tensor]]:
-        """From that of y those of the input, of the given size, and of V and W where they are wanted."""
-        kernel, stride, dilation = self.block.geometry
-        g_z = _product(g_BHWC, self.weight.flatten(1))
-        batch, height, width, channels = size
-        shape = (batch, channels, height, width)
-        g_x, _ = gradients(_nchw(g_z), None, self.kernels, shape, (stride, dilation), (True, False))
-        assert g_x is not None
-        if replayed is None:
-            return _nhwc(g_x), []
-        g_weight = g_BHWC.flatten(0, 2).T @ replayed.z.flatten(0, 2)
-        start = replayed.margin - self.margin
-        g_kernels = kernels.kernel_gradient(g_z, replayed.seen, kernel, stride, dilation, start)
-        return _nhwc(g_x), [g_kernels, g_weight.view_as(self.weight)]
-
-
-class Replayed(NamedTuple):
-    """What a layer read, with a margin of zeros, and z: computed again for the gradients of its weights."""
-
-    seen: Tensor
-    margin: int
-    z: Tensor
-
-
-def _evaluate(layers: Sequence[Layer], x_BHWC: Tensor) -> tuple[list[Tensor], list[Moments]]:
-    """y and its moments for every layer of a chain."""
-    ys: list[Tensor] = []
-    moments: list[Moments] = []
-    for layer in layers:
-        if ys:
-            x_BHWC = kernels.rectified(ys[-1], *moments[-1], 0)
-        ys.append(_product(layer.convolve(x_BHWC), layer.weight.flatten(1).T))
-        moments.append(layer.moments(ys[-1]))
-    return ys, moments
+            Norms([norm]).track(moments[0], moments[1] * (count / (count - 1)))
+        return y_BHWC, moments
 
 
 class Replay(NamedTuple):
-    """A chain in the backward pass: y and moments of its layers, x, and x with a margin where weights want
-    gradients."""
+    """A chain in the backward pass: x, y of its layers, and the moments of all but the last."""
 
     layers: Sequence[Layer]
-    ys: list[Tensor]
-    moments: Sequence[Moments]
     x_BHWC: Tensor
-    padded: tuple[Tensor, int] | None
+    ys: list[Tensor]
+    moments: Sequence[Tensor]
 
-    def inputs(self, i: int) -> Replayed | None:
-        """Of layer i; None where no weight wants a gradient."""
-        if self.padded is None:
-            return None
-        layer = self.layers[i]
-        if i == 0:
-            return Replayed(*self.padded, layer.convolve(self.x_BHWC))
-        seen = kernels.rectified(self.ys[i - 1], *self.moments[i - 1], layer.margin)
-        _, stride, dilation = layer.block.geometry
-        return Replayed(
-            seen,
-            layer.margin,
-            _nhwc(F.conv2d(_nchw(seen), layer.kernels, None, stride, 0, dilation, seen.shape[-1])),
-        )
+    def before(self, i: int) -> tuple[Tensor, Tensor | None]:
+        """What layer i read: x, or y of the layer before it, with its moments."""
+        return (self.ys[i - 1], self.moments[i - 1]) if i else (self.x_BHWC, None)
 
-    def backward(self, g_BHWC: Tensor, last: Replayed | None) -> tuple[Tensor, list[Tensor]]:
-        """From the gradient of the last y those of x and of all weights."""
+    def complete(self) -> None:
+        """Compute y of the last layer again where it was not kept."""
+        if len(self.ys) < len(self.layers):
+            self.ys.append(self.layers[-1].convolution.forward(*self.before(len(self.layers) - 1), None)[0])
+
+    def backward(
+        self, after: passes.Norm, g_x: Tensor | None, *, of_x: bool, of_weights: bool
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """The gradients of x, added to what is there, and of all weights."""
         found: list[Tensor] = []
-        end = len(self.layers) - 1
-        for i in range(end, -1, -1):
-            if i < end:
-                sums = kernels.rectified_sums(g_BHWC, self.ys[i], *self.moments[i])
-                g_BHWC = kernels.rectified_gradient(g_BHWC, self.ys[i], *self.moments[i], *sums)
-            size = self.ys[i - 1].shape if i else self.x_BHWC.shape
-            g_BHWC, of_weights = self.layers[i].gradients(g_BHWC, size, last if i == end else self.inputs(i))
-            found = of_weights + found
-        return g_BHWC, found
+        for i in range(len(self.layers) - 1, 0, -1):
+            y, moments = self.before(i)
+            convolution = self.layers[i].convolution
+            g, sums, of_layer = convolution.backward(after, y, moments, None, of_x=True, of_weights=of_weights)
+            assert g is not None and sums is not None and moments is not None
+            after = passes.Norm(g, y, moments, sums[0], sums[1], 1.0)
+            found = of_layer + found
+        first = self.layers[0].convolution
+        g_x, _, of_layer = first.backward(after, self.x_BHWC, None, g_x, of_x=of_x, of_weights=of_weights)
+        return g_x, of_layer + found
 
 
 class _Edges(torch.autograd.Function):
@@ -160,12 +106,18 @@ class _Edges(torch.autograd.Function):
         x_BHWC, maps_BHWC = _nhwc(x_BCHW.detach()), [_nhwc(m.detach()) for m in maps]
         outputs, kept = [], []
         for layers_K, p_K in zip(_layers(chains_RK, weights), p_KR.detach().T.contiguous(), strict=True):
-            ys_K, moments_K = zip(*(_evaluate(layers, x_BHWC) for layers in layers_K), strict=True)
-            means, inverses = zip(*(moments[-1] for moments in moments_K), strict=True)
-            y_BHWC = kernels.mixed([ys[-1] for ys in ys_K], means, inverses, maps_BHWC, p_K)
-            outputs.append(_nchw(y_BHWC))
-            for ys, moments in zip(ys_K, moments_K, strict=True):
-                kept += [*(ys[:-1] if of_weights else ys), *(t for pair in moments for t in pair)]
+            lasts, moments_K = [], []
+            for layers in layers_K:
+                y, moments = layers[0].forward(x_BHWC, None)
+                for layer in layers[1:]:
+                    kept += [y, moments]
+                    y, moments = layer.forward(y, moments)
+                lasts.append(y)
+                moments_K.append(moments)
+                kept += [] if of_weights else [y]
+            moments_K3C = torch.stack(moments_K)
+            kept.append(moments_K3C)
+            outputs.append(_nchw(passes.mixed(lasts, moments_K3C, maps_BHWC, p_K)))
         ctx.save_for_backward(p_KR, x_BCHW, *rest, *kept)
         ctx.chains_RK, ctx.shared, ctx.given = chains_RK, shared, len(rest)
         return tuple(outputs)
@@ -177,55 +129,47 @@ class _Edges(torch.autograd.Function):
         maps, weights, kept = rest[: ctx.shared], rest[ctx.shared : ctx.given], iter(rest[ctx.given :])
         of_p, of_x, *of_rest = ctx.needs_input_grad[2:]
         of_weights = any(of_rest[ctx.shared :])
-        layers_RK = _layers(ctx.chains_RK, weights)
-        margin = max(layers[0].margin for layers_K in layers_RK for layers in layers_K)
-        x_BHWC, padded = _nhwc(x_BCHW), None
-        if of_weights:
-            padded = F.pad(x_BHWC, (0, 0, *[margin] * 4)), margin
-        seen_maps = [_nhwc(m) for m in maps] if of_p else []
+        x_BHWC, seen_maps = _nhwc(x_BCHW), [_nhwc(m) for m in maps] if of_p else []
         g_R = [_nhwc(g.contiguous(memory_format=torch.channels_last)) for g in g_RBCHW]
-        p_RK = p_KR.T.contiguous()
         g_x: Tensor | None = None
         g_p: list[Tensor] = []
         g_weights: list[Tensor | None] = []
-        for layers_K, p_K, g in zip(layers_RK, p_RK, g_R, strict=True):
-            replays = [_replay(layers, kept, x_BHWC, padded) for layers in layers_K]
-            lasts = [replay.inputs(len(replay.layers) - 1) for replay in replays]
-            for replay, last in zip(replays, lasts, strict=True):
-                if last is not None:
-                    replay.ys.append(_product(last.z, replay.layers[-1].weight.flatten(1).T))
-            ys, (means, inverses) = [r.ys[-1] for r in replays], zip(*(r.moments[-1] for r in replays), strict=True)
-            g_C, gu_KC, g_p_K = kernels.mixed_sums(g, ys, means, inverses, seen_maps)
-            g_p.append(g_p_K)
-            if not (of_x or of_weights):
-                continue
-            g_K = kernels.mixed_gradients(g, ys, means, inverses, g_C, gu_KC, p_K)
-            for replay, last, g_y in zip(replays, lasts, g_K, strict=True):
-                of_input, of_chain = replay.backward(g_y, last)
-                g_x = of_input if g_x is None else g_x.add_(of_input)
+        for layers_K, p_K, g in zip(_layers(ctx.chains_RK, weights), p_KR.T.tolist(), g_R, strict=True):
+            replays = [_replay(layers, x_BHWC, kept, last=not of_weights) for layers in layers_K]
+            moments_K3C = next(kept)
+            sums = passes.mixed_sums(g, [replay.ys[-1] for replay in replays], moments_K3C, seen_maps)
+            g_p.append(sums[1:].sum(1))
+            for k, replay in enumerate(replays if of_x or of_weights else ()):
+                after = passes.Norm(g, replay.ys[-1], moments_K3C[k], sums[0], sums[1 + k], p_K[k])
+                g_x, of_chain = replay.backward(after, g_x, of_x=of_x, of_weights=of_weights)
                 g_weights += of_chain
         own = len(p_KR) - ctx.shared
-        g_maps = [_nchw(g) for g in kernels.scaled_sums(g_R, p_KR[own:].contiguous())] if ctx.shared else []
+        g_maps = [_nchw(g) for g in passes.scaled_sums(g_R, p_KR[own:].contiguous())] if ctx.shared else []
         of_p_KR = torch.stack(g_p, 1) if of_p else None
         return None, None, of_p_KR, None if g_x is None else _nchw(g_x), *g_maps, *(g_weights or [None] * len(weights))
 
 
-def _replay(layers: Sequence[Layer], kept: Any, x_BHWC: Tensor, padded: tuple[Tensor, int] | None) -> Replay:
-    """A chain as the forward pass kept it."""
-    ys = [next(kept) for _ in range(len(layers) - (padded is not None))]
-    moments = [(next(kept), next(kept)) for _ in layers]
-    return Replay(layers, ys, moments, x_BHWC, padded)
+def _replay(layers: Sequence[Layer], x_BHWC: Tensor, kept: Iterator[Tensor], *, last: bool) -> Replay:
+    """A chain as the forward pass kept it, with y of its last layer."""
+    before = [(next(kept), next(kept)) for _ in layers[1:]]
+    ys = [y for y, _ in before] + ([next(kept)] if last else [])
+    replay = Replay(layers, x_BHWC, ys, [moments for _, moments in before])
+    replay.complete()
+    return replay
 
 
 def _layers(chains_RK: Sequence[Sequence[Chain]], weights: Sequence[Tensor]) -> list[list[list[Layer]]]:
     rest = iter(weights)
     return [
-        [[Layer(block, next(rest), next(rest)) for block in chain.blocks] for chain in chains] for chains in chains_RK
+        [
+            [
+                Layer(block, Convolution(next(rest).detach(), next(rest).detach(), block.geometry))
+                for block in chain.blocks
+            ]
+            for chain in chains
+        ]
+        for chains in chains_RK
     ]
-
-
-def _product(x_BHWC: Tensor, matrix: Tensor) -> Tensor:
-    return (x_BHWC.flatten(0, 2) @ matrix).view(*x_BHWC.shape[:3], -1)
 
 
 def _nchw(x_BHWC: Tensor) -> Tensor:
@@ -233,4 +177,4 @@ def _nchw(x_BHWC: Tensor) -> Tensor:
 
 
 def _nhwc(x_BCHW: Tensor) -> Tensor:
-    return x_BCHW.permute(0, 2, 3, 1)
+    return x_BCHW.permute(0, 2, 3, 1).contiguous()
