@@ -278,6 +278,42 @@ def test_retention_counts_valid_checkpoints_only(tmp_path: Path, caplog: pytest.
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000010.pt", "step-00000015.pt"]
 
 
+def test_a_save_reads_no_more_than_its_deletions_depend_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(path: Path) -> None:
+        read.append(path.name)
+        packing.verify(path)
+
+    monkeypatch.setattr("supernet.runtime.checkpoint.verify", counted)
+    for step in range(1, 4):
+        Checkpoints(tmp_path, 4).save(state_of(step), step)
+    checkpoints = Checkpoints(tmp_path, 4)  # a new process
+    checkpoints.save(state_of(4), 4)
+    assert read == [], "nothing is deleted"
+    checkpoints.save(state_of(5), 5)
+    assert read == [f"step-0000000{n}.pt" for n in (4, 3, 2)], "all that stays, before 1 is deleted"
+    checkpoints.save(state_of(6), 6)
+    assert read[3:] == ["step-00000005.pt"], "each once"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"step-0000000{n}.pt" for n in (3, 4, 5, 6)]
+
+
+def test_what_changes_or_rots_after_it_was_read_takes_no_good_one_s_place(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, 3)
+    _, two, three, four = (checkpoints.save(state_of(step), step) for step in (1, 2, 3, 4))
+    flip(three, 4000)
+    os.utime(three, ns=(0, three.stat().st_mtime_ns + 10**7))  # a file system's clock may tick slowly
+    five = checkpoints.save(state_of(5), 5)
+    assert sorted(tmp_path.iterdir()) == [two, four, five], "it was written to, so it was read again"
+    for path in (four, five):
+        times = path.stat()
+        flip(path, 4000)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # a disk that rots tells nobody
+    assert loaded_step(checkpoints) == 2
+    assert checkpoints.save(state_of(3), 3) == three, "the later ones are known to be damaged"
+    assert sorted(tmp_path.iterdir()) == [two, three]
+
+
 def test_valid_later_checkpoint_is_not_lost_to_a_run_that_starts_anew(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state_of(10), 10)

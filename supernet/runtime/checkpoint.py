@@ -34,6 +34,7 @@ class Checkpoints:
         self.folder = folder
         self.keep_last, self.keep_best = keep_last, keep_best
         self._foreign: set[Path] = set()
+        self._whole: dict[str, tuple[int, int]] = {}  # time and size of the files that this process knows to be whole
         self._best: float | None = None
 
     def save(self, state: dict[str, Any], step: int, figure: float | None = None, *, keep: int | None = None) -> Path:
@@ -46,7 +47,7 @@ class Checkpoints:
         path = self.folder / f"step-{step:08d}.pt"
         data = pack(state)
         for number, later in self._newest_first():
-            if number > step and later not in self._foreign and _is_valid(later):
+            if number > step and later not in self._foreign and self._is_whole(later):
                 raise UserError(
                     f"{later} is from a later step than this run's {step}: go on from it with resume=auto, or choose "
                     "another run_dir"
@@ -67,7 +68,7 @@ class Checkpoints:
         """Delete the checkpoints of later steps, since the run has gone back behind them."""
         for number, path in self._newest_first():
             if number > step and path not in self._foreign:
-                _remove(path)
+                self._drop(path)
 
     def _is_best(self, figure: float) -> bool:
         if self._best is None and (self.folder / BEST).exists():
@@ -96,6 +97,7 @@ class Checkpoints:
             except (Damaged, OSError, Foreign) as error:
                 if isinstance(error, Foreign):
                     self._foreign.add(path)
+                self._whole.pop(path.name, None)  # what rots on the disk keeps its time and size
                 _log.warning("checkpoint %s cannot be used, trying the one before: %s", path, error)
                 reasons[path.name] = error
                 continue
@@ -122,18 +124,50 @@ class Checkpoints:
         return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
     def _retain(self, newest: Path, keep: int | None) -> None:
-        """Delete what is not needed any more, damaged files and the remains of killed processes among it."""
-        valid = 0
-        for number, path in self._newest_first():
-            if path in self._foreign:
-                continue
-            if valid < self.keep_last and (path == newest or _is_valid(path)):
-                valid += 1
-            elif number != keep:
-                _remove(path)
+        """Delete what is not needed any more, damaged files and the remains of killed processes among it.
+
+        Files are read for this only where there are more than may stay, and each once: what a save costs does not grow
+        with ``keep_last``.
+        """
+        if self._surplus(keep, whole=lambda path: True):
+            for path in self._surplus(keep, whole=lambda path: path == newest or self._is_whole(path)):
+                self._drop(path)
         for pattern in (".step-*.tmp", f".{BEST}.*.tmp"):
             for leftover in self.folder.glob(pattern):
                 _remove(leftover)
+
+    def _surplus(self, keep: int | None, whole: Callable[[Path], bool]) -> list[Path]:
+        """What is not among the ``keep_last`` newest that are ``whole``, nor of step ``keep``."""
+        stay, surplus = 0, []
+        for number, path in self._newest_first():
+            if path in self._foreign:
+                continue
+            if stay < self.keep_last and whole(path):
+                stay += 1
+            elif number != keep:
+                surplus.append(path)
+        return surplus
+
+    def _is_whole(self, path: Path) -> bool:
+        """Whether a file is a whole checkpoint. It is read once, and again when its time or size has changed."""
+        try:
+            stamp = _stamp(path)
+            if self._whole.get(path.name) != stamp:
+                verify(path)
+                self._whole[path.name] = stamp
+        except (Damaged, OSError):
+            return False
+        return True
+
+    def _drop(self, path: Path) -> None:
+        self._whole.pop(path.name, None)
+        _remove(path)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes where a file is written anew: the time, in nanoseconds, and the size."""
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
 
 
 def _check_version(state: dict[str, Any], path: Path) -> None:
@@ -144,14 +178,6 @@ def _check_version(state: dict[str, Any], path: Path) -> None:
             f"{path} is a checkpoint of the {kind} version {version} and this supernet reads version {VERSION}: "
             "resume with the supernet that wrote it, or choose another run_dir"
         )
-
-
-def _is_valid(path: Path) -> bool:
-    try:
-        verify(path)
-    except (Damaged, OSError):
-        return False
-    return True
 
 
 def _remove(path: Path) -> None:
