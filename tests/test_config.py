@@ -145,6 +145,7 @@ MISTAKES = [
     ("update.betas=[0.5,1.0]", "update.betas=[0.5,1.0]", "below 1"),
     ("space.operations=[]", "space.operations=[]", "at least one and each once"),
     ("space.operations=[none,none]", "each once"),
+    ("space.reductions=1000000", "space.reductions=1000000: it must be a whole number of at least 0 and of at most 10"),
     ("update.name=unrolled", "chosen with update=NAME"),
     ("limit.steps=0", "limit.steps=0", "or null"),
     ("limit=null", "limit=null"),

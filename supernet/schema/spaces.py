@@ -11,6 +11,9 @@ from supernet.schema.fields import choice, listed, ranged
 MAX_DEPTH, MAX_KERNEL, MAX_WIDTH = 100, 31, 100.0
 """Of a layer, or stage, of a chain."""
 
+MAX_REDUCTIONS = 10
+"""Of a network of cells: the images must have 1,025 pixels a side then, and the channels are 1,024 times the first."""
+
 
 @dataclass
 class DartsConfig:
@@ -19,7 +22,7 @@ class DartsConfig:
 
     name: str = "darts"
     nodes: int = ranged(4, ge=1)
-    reductions: int = ranged(2, ge=0)
+    reductions: int = ranged(2, ge=0, le=MAX_REDUCTIONS)
     stem_multiplier: int = ranged(3, ge=1)
     operations: list[str] = listed(
         "none",
