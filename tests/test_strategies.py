@@ -277,7 +277,7 @@ def test_the_second_edge_first_is_the_same_architecture_and_a_foreign_genotype_i
     narrow = DartsSpace(3, 10, operations=("none", "skip_connect"))
     with pytest.raises(UserError, match="cannot be chosen in this space"):
         Decisions(narrow).values(load_genotype("DARTS_V1"))
-    with pytest.raises(UserError, match="there is no cell cell"):
+    with pytest.raises(UserError, match="there is no cell of kind 'cell'"):
         Decisions(Nasbench201Space(3, 10)).values(load_genotype("DARTS_V1"))
     with pytest.raises(UserError, match="none of the choices"):
         decisions.values(DartsSpace(3, 10, nodes=2).genotype({"normal": [(0, 1)], "reduce": [(0, 1)]}))

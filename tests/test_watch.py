@@ -18,10 +18,10 @@ from supernet.decisions import one_hot
 from supernet.errors import UserError
 from supernet.report.history import History, Layout, Row, Shares
 from supernet.report.history_reader import read_history
-from supernet.report.watch import notices, told
+from supernet.report.watch import Past, notices, told, weightless_cell
 from supernet.schema.watch import WatchConfig
 from supernet.spaces.cell_facts import facts
-from supernet.spaces.genotype import load_genotype
+from supernet.spaces.genotype import Genotype, load_genotype
 from supernet.spaces.nasbench201 import Nasbench201Space
 from supernet.train import train
 
@@ -81,6 +81,14 @@ def test_a_cell_without_weights_on_its_way() -> None:
     assert watched(rows, 10) == [("weightless_cell/cell", 3, None)]
     waiting = [{**row, "figures": {}} for row in rows[:5]]  # a warm-up: alpha has chosen nothing
     assert watched([*waiting, *rows[5:]], 10) == [("weightless_cell/cell", 7, None)]
+
+
+@pytest.mark.parametrize(("kind", "said"), [("cell", "the derived cell ("), ("normal", "the derived normal cell (")])
+def test_a_kind_of_cell_is_named_once(kind: str, said: str) -> None:
+    genotype = Genotype({kind: load_genotype("|none~0|+|skip_connect~0|nor_conv_3x3~1|").cells["cell"]})
+    row = Row(9, 9, figures={"alpha_grad_norm": 1.0}, genotype=genotype)
+    text = weightless_cell(Past([row], {}, 10), CONFIG)[f"weightless_cell/{kind}"]
+    assert f"is on a way through {said}1 edges lead nowhere); it has 1 skip connections" in text
 
 
 def test_alpha_that_does_not_move() -> None:

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from supernet.report.drawing import cell_title
 from supernet.report.history import History, Layout, Notice, Row
 from supernet.report.rivers import entropy_left
 from supernet.schema.watch import WatchConfig
@@ -111,8 +112,8 @@ def weightless_cell(past: Past, config: WatchConfig) -> Found:
         if not told.weighted:
             idle = f" ({len(told.dead)} edges lead nowhere)" if told.dead else ""
             found[f"weightless_cell/{kind}"] = (
-                f"no operation with weights is on a way through the derived {kind} cell{idle}; it has {told.skips} "
-                "skip connections: try method=beta_darts, method=drnas or derive=perturbation"
+                f"no operation with weights is on a way through the derived {cell_title(kind)}{idle}; it has "
+                f"{told.skips} skip connections: try method=beta_darts, method=drnas or derive=perturbation"
             )
     return found
 

@@ -14,7 +14,7 @@ def edge_choices(genotype: Genotype, group: Group, kind: str) -> list[tuple[int,
     """
     cell = genotype.cells.get(kind)
     if cell is None:
-        raise UserError(f"genotype: there is no {kind} cell, about which this space decides")
+        raise UserError(f"genotype: there is no cell of kind {kind!r}, about which this space decides")
     place = {edge: n for n, edge in enumerate(zip(group.sources, group.targets, strict=True))}
     pairs = []
     for target, node in enumerate(cell.nodes, start=cell.inputs):
