@@ -100,7 +100,7 @@ class Job(ABC):
     images_per_step = 0
     """Of the weights' batch; 0 where a step trains no weights."""
 
-    def __init__(self, services: Services, micro_batches: int) -> None:
+    def __init__(self, services: Services, micro_batches: int | None) -> None:
         self.services = services
         self.epoch = 0
         self.step_in_epoch = 0
@@ -110,7 +110,8 @@ class Job(ABC):
         self.meter = Meter()
         self.finite = FiniteWatch()
         self.rate = 1.0
-        self.micro_batches = micro_batches
+        self.asked_micro_batches = micro_batches
+        self.micro_batches = micro_batches or 1
         self.events: list[State] = []
 
     @property
@@ -171,6 +172,7 @@ class Job(ABC):
             "meter": self.meter.state_dict(),
             "rate": self.rate,
             "micro_batches": self.micro_batches,
+            "asked_micro_batches": self.asked_micro_batches,
             "events": list(self.events),
         }
 
@@ -179,7 +181,10 @@ class Job(ABC):
         self.seconds, self.stopped = state["seconds"], state["stopped"]
         self.meter.load_state_dict(state["meter"], self.services.device)
         self.rate, self.events = state.get("rate", 1.0), list(state.get("events", []))
-        self.micro_batches = max(self.micro_batches, state.get("micro_batches", 1))  # whoever resumes may ask for more
+        # A repeated command goes on in as many parts as there were; whoever asks for another number now gets that.
+        asked = state.get("asked_micro_batches", self.asked_micro_batches)
+        if self.asked_micro_batches in (None, asked):
+            self.micro_batches = state.get("micro_batches", self.micro_batches)
 
 
 class DerivationJob(Job, ABC):

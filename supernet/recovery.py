@@ -96,7 +96,7 @@ class Recovery:
     def _go_back(self, state: State) -> None:
         job = self.job
         job.lap()
-        spent = job.seconds
+        spent, parts = job.seconds, job.micro_batches
         for weight in job.weights:
             weight.grad = None
         gc.collect()  # graphs of the failed step, which refer to themselves
@@ -105,7 +105,7 @@ class Recovery:
         job.finite.clear()
         job.load_state_dict(state["parts"])
         job.set_position(state["position"])
-        job.seconds = spent  # what was done in vain took its time
+        job.seconds, job.micro_batches = spent, parts  # what was done in vain took its time, and memory has not grown
         job.services.recorder.load_state_dict(state["recorder"])
 
     def _say(self, text: str, event: State, why: str) -> None:

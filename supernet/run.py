@@ -85,9 +85,10 @@ class Run:
         self.services.recorder.load_state_dict(state["recorder"])
 
     def _position(self, job: Job) -> str:
-        return (
-            "complete" if job.epoch >= job.epochs or job.stopped else f"epoch {job.epoch + 1}, step {job.step_in_epoch}"
-        )
+        if job.epoch >= job.epochs or job.stopped:
+            return "complete"
+        parts = f", batches in {job.micro_batches} parts" if job.micro_batches > 1 else ""
+        return f"epoch {job.epoch + 1}, step {job.step_in_epoch}{parts}"
 
 
 def check_own(job: Job, config: Config, state: State, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,13 @@ import torch
 from compositions import METHODS, frozen, random_task, run, run_interrupted, together
 from helpers import make_search, run_epochs, saved, tiny_config
 
+from supernet.build import build_search, build_space
 from supernet.errors import UserError
 from supernet.interfaces import StepResult
 from supernet.loop import run_epoch
 from supernet.runtime.finite import NonFinite
 from supernet.runtime.memory import OutOfMemory
+from supernet.runtime.signals import Interrupted
 from supernet.schema import Config
 from supernet.search import Search
 from supernet.tasks.images import ImageClassification
@@ -174,8 +177,6 @@ def test_a_used_job_goes_back_to_a_checkpoint_like_a_new_one(method: str, tmp_pa
     def search(name: str) -> Search:
         config = compositions.base(f"method={method}", "limit.steps=2")
         task = random_task()
-        from supernet.build import build_search, build_space
-
         return build_search(config, task, build_space(config, task), compositions.services(tmp_path / name))
 
     new, used = search("new"), search("used")
@@ -255,6 +256,31 @@ def test_a_batch_is_halved_until_it_fits_and_nothing_else_changes(
     assert [event["micro_batches"] for event in whole.search.events] == [2, 4]
     parts = run_interrupted(config, tmp_path / "parts", random_task(64), 6)
     assert parts.state == whole.state, "what was halved is in the checkpoint"
+
+
+def test_a_resume_goes_on_in_as_many_parts_unless_another_number_is_given(
+    short: Callable[[str, int], None], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def halved(name: str, *given: str) -> Path:
+        short("cuda", 4)
+        with pytest.raises(Interrupted):
+            run(composed("memory.on_oom=halve", *given), tmp_path / name, random_task(64), stop_after=6)
+        return tmp_path / name
+
+    def resumed(folder: Path, *given: str) -> int:
+        """On a larger machine."""
+        monkeypatch.setattr(compositions, "build_search", build_search)
+        copied = tmp_path / f"{folder.name}, {', '.join(given)}"
+        shutil.copytree(folder, copied)
+        return run(composed("memory.on_oom=halve", *given), copied, random_task(64)).search.micro_batches
+
+    plain, two = halved("plain"), halved("two", "memory.micro_batches=2")
+    capsys.readouterr()
+    assert resumed(plain) == 4, "the same command"
+    assert "(epoch 2, step 2, batches in 4 parts)" in capsys.readouterr().out
+    assert resumed(plain, "memory.micro_batches=1") == 1
+    assert resumed(two, "memory.micro_batches=2") == 4, "the same command"
+    assert resumed(two, "memory.micro_batches=1") == 1
 
 
 def test_a_batch_that_cannot_be_halved_is_a_sentence(short: Callable[[str, int], None], tmp_path: Path) -> None:

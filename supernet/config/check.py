@@ -113,7 +113,7 @@ def check_values(config: Config) -> None:
             raise UserError(
                 f"{phase}.lr_min={part.lr_min}: it must be at most {phase}.lr={part.lr}, where the schedule begins"
             )
-        if 2 * config.memory.micro_batches > part.batch:
+        if 2 * (config.memory.micro_batches or 1) > part.batch:
             raise UserError(
                 f"memory.micro_batches={config.memory.micro_batches} leaves less than 2 images of {phase}.batch="
                 f"{part.batch} in a part, too few for a batch norm: set it to at most {part.batch // 2}"

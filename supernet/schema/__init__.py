@@ -101,8 +101,9 @@ class NonFiniteConfig:
 class MemoryConfig:
     """What to do where memory is short."""
 
-    # A batch is computed in so many parts, one of which at a time is in memory; a batch norm sees one part.
-    micro_batches: int = ranged(1, ge=1)
+    # A batch is computed in so many parts, one of which at a time is in memory; a batch norm sees one part. null: one,
+    # and on resume as many as the run has come to.
+    micro_batches: int | None = ranged(None, ge=1)
     on_oom: str = choice("stop", "stop", "halve")  # halve: go on with the parts half as large
 
 
