@@ -18,7 +18,7 @@ from helpers import make_search, run_epochs, saved, tiny_config
 from supernet.build import build_search, build_space
 from supernet.errors import UserError
 from supernet.interfaces import StepResult
-from supernet.loop import run_epoch
+from supernet.loop import cosine, run_epoch
 from supernet.runtime.finite import NonFinite
 from supernet.runtime.memory import OutOfMemory
 from supernet.runtime.signals import Interrupted
@@ -118,6 +118,30 @@ def test_a_rollback_goes_on_from_its_epoch_with_a_smaller_rate(
     adam = search.parts.update.optimizer.adam  # type: ignore[attr-defined]
     assert adam.param_groups[0]["lr"] == 0.25 * search.config.search.alpha.lr
     assert [line["epoch"] for line in lines(tmp_path) if "lr" in line] == [0, 1], "each epoch is recorded once"
+
+
+def test_a_derivation_that_trains_keeps_the_rate_of_the_search_and_rolls_back_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """NaN in the third step of the search's second epoch, and in the fourth of the tuning's second epoch."""
+    build = compositions.build_search
+
+    def bad(search: Search) -> float:
+        now = (search.step, search.steps_after, search.rate)
+        return float("nan") if now in [(6, 0, 1.0), (8, 7, 0.25)] else 1.0
+
+    monkeypatch.setattr(compositions, "build_search", lambda *a: with_bad_steps(build(*a), bad))
+    overrides = (*SMALL, "space.nodes=2", "limit.steps=4", "limit.epochs=2", *ROLLBACK)
+    config = together([], *overrides, derive="perturbation")
+    whole = run(config, tmp_path / "whole", random_task(64))
+    assert "at step 7 of the derive; weights: batch 4 of 4 in epoch 4, images " in capsys.readouterr().out
+    lr = {(line["phase"], line["epoch"]): line["lr"] for line in lines(tmp_path / "whole") if "lr" in line}
+    rates = [cosine(0.1 * config.search.lr, config.search.lr_min, epoch, 5) for epoch in range(5)]
+    assert [lr["derive", epoch] for epoch in range(5)] == pytest.approx([0.25 * rates[0], *(r / 16 for r in rates[1:])])
+    for stop_after in (2, 10):  # before the search's rollback and before the derivation's, or after both
+        parts = run_interrupted(config, tmp_path / str(stop_after), random_task(64), stop_after)
+        assert parts.state == whole.state and parts.genotype == whole.genotype
+        assert lines(tmp_path / str(stop_after)) == lines(tmp_path / "whole")
 
 
 def lines(folder: Path) -> list[dict[str, float]]:

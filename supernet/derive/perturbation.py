@@ -43,13 +43,14 @@ class PerturbationJob(DerivationJob):
 
     A round decides one edge of every group, in an order drawn at random, each group knowing what those before it have
     decided, as in the published code; rounds on the inputs of nodes follow. Between two rounds weights and alpha are
-    trained on as in the search, from ``lr_factor`` of its learning rate and with new momentum. Nothing is trained after
-    the last round, which would change no decision.
+    trained on as in the search, from ``lr_factor`` of its learning rate, with new momentum, and with the smaller rates
+    that rollbacks of the search have led to. Nothing is trained after the last round, which would change no decision.
     """
 
     def __init__(self, search: Search, config: PerturbationConfig, *, seed: int) -> None:
         super().__init__(search.services, search.micro_batches)
         self.search, self.config = search, config
+        self.rate = search.rate  # what was too fast for these weights in the search would be again
         settings, groups = search.config.search, tuple(search.parts.mixer.groups.values())
         search.use_net(search.parts.net)
         self.weights, self.finite = search.weights, search.finite
