@@ -200,32 +200,41 @@ class DerivationJob(Job, ABC):
         """What else there is to keep of it, into the run directory."""
 
 
-def run_job(job: Job, checkpoints: Checkpoints, header: State, recovery: Recovery) -> None:
+def run_job(
+    job: Job, checkpoints: Checkpoints, header: State, recovery: Recovery, minutes: float | None = None
+) -> None:
     """Run a job to its end, from where its newest checkpoint stands; ``header`` goes into every checkpoint.
 
-    Checkpoints are written after every epoch and on a signal (:class:`.signals.Interrupt`), which is polled before
-    every step and in every evaluation. Raises Interrupted after the checkpoint is written. After a step that failed,
-    ``recovery`` decides.
+    Checkpoints are written after every epoch, within one after a step when the last is ``minutes`` old, and on a signal
+    (:class:`.signals.Interrupt`), which is polled before every step and in every evaluation. Raises Interrupted after
+    the checkpoint is written. After a step that failed, ``recovery`` decides.
     """
     services, progress = job.services, job.services.progress
-    job.clock = time.monotonic()
+    job.clock = saved = time.monotonic()
 
     @services.interrupt.saving()
     def save() -> None:
+        nonlocal saved
         job.lap()
         job.finite.check(f"of the {job.phase}")
         check_finite(job.vital(), f"after step {job.step} of the {job.phase}")
         services.recorder.flush()
         state = {"parts": job.state_dict(), "position": job.position(), "recorder": services.recorder.state_dict()}
-        # The epoch's beginning stays whatever comes after it: it is where a job goes back to.
-        checkpoints.save({**header, **state}, job.step, job.figure(), keep=job.epoch * job.steps_per_epoch)
+        checkpoints.save({**header, **state}, job.step, job.figure())
+        saved = time.monotonic()
+
+    def save_when_due() -> None:
+        # Not after the last step: its number is that of the epoch's end, which comes with the evaluation.
+        within = job.step_in_epoch < job.steps_per_epoch
+        if minutes is not None and within and time.monotonic() - saved > 60 * minutes:
+            save()
 
     progress.start(job.phase, job.epochs * job.steps_per_epoch, steps_per_epoch=job.steps_per_epoch, done=job.step)
     if job.step == 0 and recovery.needs_beginning:
         save()
     try:
         while job.epoch < job.epochs and job.stopped is None:
-            if _epoch_fails(job, save, recovery):
+            if _epoch_fails(job, save, save_when_due, recovery):
                 save()
     except Interrupted:
         try:
@@ -235,11 +244,11 @@ def run_job(job: Job, checkpoints: Checkpoints, header: State, recovery: Recover
         raise
 
 
-def _epoch_fails(job: Job, save: Callable[[], None], recovery: Recovery) -> bool:
+def _epoch_fails(job: Job, save: Callable[[], None], save_when_due: Callable[[], None], recovery: Recovery) -> bool:
     """The rest of the current epoch and its checkpoint. True where it failed, and the job went back behind it."""
     memory = False
     try:
-        run_epoch(job)
+        run_epoch(job, save_when_due)
         save()
         return False
     except NonFinite as error:
@@ -253,7 +262,7 @@ def _epoch_fails(job: Job, save: Callable[[], None], recovery: Recovery) -> bool
     return True
 
 
-def run_epoch(job: Job) -> None:
+def run_epoch(job: Job, after_step: Callable[[], None] = lambda: None) -> None:
     """The rest of the current epoch, then its evaluation; afterwards the job stands at the next epoch's beginning."""
     job.begin_epoch()
     begun = shown = time.monotonic()
@@ -264,6 +273,7 @@ def run_epoch(job: Job) -> None:
         job.train_step()
         job.step_in_epoch += 1
         job.finite.poll(f"of the {job.phase}")
+        after_step()
         job.services.progress.advance()
         if time.monotonic() - shown > SHOW_EVERY:
             shown = time.monotonic()

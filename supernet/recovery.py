@@ -53,7 +53,7 @@ class Recovery:
                 "rate, or more of them with resume=auto"
             ) from error
         found = self.checkpoints.load_newest(until=epoch * job.steps_per_epoch)
-        if found is None or found[0]["position"]["step_in_epoch"] != 0:
+        if found is None:
             raise error  # a run that has been interrupted in its first epoch under another policy
         self._go_back(found[0])
         self.checkpoints.drop_after(job.step)

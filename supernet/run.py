@@ -66,7 +66,9 @@ class Run:
         write_atomic(self.directory / CONFIG_FILE, to_yaml(self.config))
         settings = self.config.checkpoint
         folder = self.directory / "checkpoints" / job.phase
-        checkpoints = Checkpoints(folder, settings.keep_last, keep_best=settings.keep_best > 0)
+        checkpoints = Checkpoints(
+            folder, settings.keep_last, period=job.steps_per_epoch, keep_best=settings.keep_best > 0
+        )
         found = checkpoints.load_newest(lambda state, path: check_own(job, self.config, state, path))
         if found is not None:
             state, path = found
@@ -74,7 +76,7 @@ class Run:
                 self._restore(job, state)
             self.services.progress.message(f"resuming the {job.phase} from {path.name} ({self._position(job)})")
         header: State = {"phase": job.phase, "config": to_yaml(self.config), "environment": self.environment}
-        run_job(job, checkpoints, header, Recovery(job, checkpoints, self.config))
+        run_job(job, checkpoints, header, Recovery(job, checkpoints, self.config), settings.minutes)
 
     def _restore(self, job: Job, state: State) -> None:
         differing = same_bits(state["environment"], self.environment)

@@ -283,7 +283,10 @@ def test_a_batch_is_halved_until_it_fits_and_nothing_else_changes(
 
 
 def test_a_resume_goes_on_in_as_many_parts_unless_another_number_is_given(
-    short: Callable[[str, int], None], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    short: Callable[[str, int], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def halved(name: str, *given: str) -> Path:
         short("cuda", 4)

@@ -317,7 +317,7 @@ def kill_test(folder: Path, kills: int, *overrides: str) -> str:
 
 
 def test_a_run_killed_and_resumed_is_identical_bit_for_bit(tmp_path: Path) -> None:
-    assert "0 not" in kill_test(tmp_path / "kills", 2, *TINY, "limit.epochs=2")
+    assert "0 not" in kill_test(tmp_path / "kills", 2, *TINY, "limit.epochs=2", "checkpoint.minutes=0.001")
 
 
 @pytest.mark.slow

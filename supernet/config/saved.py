@@ -20,8 +20,8 @@ from supernet.schema import Config
 
 FREE = {
     "run_dir", "resume", "plugins", "benchmark.path", "task.root", "task.download", "task.workers",
-    "checkpoint.keep_last", "checkpoint.keep_best", "nonfinite.policy", "nonfinite.factor", "nonfinite.rollbacks",
-    "memory.on_oom",
+    "checkpoint.minutes", "checkpoint.keep_last", "checkpoint.keep_best", "nonfinite.policy", "nonfinite.factor",
+    "nonfinite.rollbacks", "memory.on_oom",
 }  # fmt: skip
 """Keys that may change on resume: they say where things are, how fast they come, what stays of them, and what to do
 should a step fail; not what is computed."""

@@ -13,6 +13,8 @@ from supernet.runtime.files import write_atomic
 from supernet.runtime.packing import VERSION, Damaged, pack, unpack, verify
 
 BEST = "best.pt"
+WITHIN = 2
+"""Of an epoch: one, and another in case that it is damaged."""
 _NAME = re.compile(r"step-(\d{8,})\.pt")
 _log = logging.getLogger(__name__)
 
@@ -24,22 +26,22 @@ class Foreign(UserError):
 class Checkpoints:
     """The checkpoints of one job: ``step-00001234.pt``, numbered through all stages; the newest valid one counts.
 
-    At least ``keep_last`` valid ones stay, so a file that rots on the disk costs one interval and not the run. With
+    Every ``period`` steps, an epoch ends. The ``keep_last`` newest valid ones of such steps stay, so a file that rots
+    on the disk costs one interval and not the run; another one stays while it is among the two newest of all. With
     ``keep_best``, ``best.pt`` beside them is the one with the largest validation figure so far, of equals the first; a
     resume takes it where no other is left. One process writes at a time (:class:`.lock.RunLock`).
     """
 
-    def __init__(self, folder: Path, keep_last: int = 2, *, keep_best: bool = False) -> None:
+    def __init__(self, folder: Path, keep_last: int = 2, *, period: int = 1, keep_best: bool = False) -> None:
         assert keep_last >= 2, "with one checkpoint, a damaged file would be the end of the run"
-        self.folder = folder
+        self.folder, self.period = folder, period
         self.keep_last, self.keep_best = keep_last, keep_best
         self._foreign: set[Path] = set()
         self._whole: dict[str, tuple[int, int]] = {}  # time and size of the files that this process knows to be whole
         self._best: float | None = None
 
-    def save(self, state: dict[str, Any], step: int, figure: float | None = None, *, keep: int | None = None) -> Path:
-        """Write the state after ``step``, then drop what is older than the ``keep_last`` newest valid ones; that of
-        step ``keep`` stays in any case.
+    def save(self, state: dict[str, Any], step: int, figure: float | None = None) -> Path:
+        """Write the state after ``step``, then drop what need not stay.
 
         ``figure`` is the validation figure of this state, or None where it has none of its own. Raises UserError where
         a file cannot be written, or where a valid later one exists: a resume would take that.
@@ -57,7 +59,7 @@ class Checkpoints:
             write_atomic(self.folder / BEST, pack({**state, "figure": figure}))
             self._best = figure
         write_atomic(path, data)
-        self._retain(path, keep)
+        self._retain(path)
         return path
 
     def steps(self) -> list[int]:
@@ -81,8 +83,8 @@ class Checkpoints:
     def load_newest(
         self, check: Callable[[dict[str, Any], Path], None] = lambda state, path: None, *, until: int | None = None
     ) -> tuple[dict[str, Any], Path] | None:
-        """The newest valid checkpoint's state (on the CPU) and file, of step ``until`` at most; None where there is no
-        checkpoint.
+        """The newest valid checkpoint's state (on the CPU) and file, or with ``until`` that of an epoch's end at this
+        step or before; None where there is no checkpoint.
 
         Damaged ones are named in a warning and passed over, as are those for which ``check(state, file)`` raises
         Foreign; the latter are left alone for good. Raises UserError where none is left, and where the newest is of
@@ -113,7 +115,8 @@ class Checkpoints:
         return None
 
     def _candidates(self, until: int | None) -> list[Path]:
-        found = [path for number, path in self._newest_first() if until is None or number <= until]
+        numbered = self._newest_first()
+        found = [path for n, path in numbered if until is None or (n <= until and n % self.period == 0)]
         best = [self.folder / BEST] if until is None and (self.folder / BEST).exists() else []
         return [path for path in [*found, *best] if path not in self._foreign]
 
@@ -123,28 +126,29 @@ class Checkpoints:
         matches = ((_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
         return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
-    def _retain(self, newest: Path, keep: int | None) -> None:
+    def _retain(self, newest: Path) -> None:
         """Delete what is not needed any more, damaged files and the remains of killed processes among it.
 
         Files are read for this only where there are more than may stay, and each once: what a save costs does not grow
         with ``keep_last``.
         """
-        if self._surplus(keep, whole=lambda path: True):
-            for path in self._surplus(keep, whole=lambda path: path == newest or self._is_whole(path)):
+        if self._surplus(lambda path: True):
+            for path in self._surplus(lambda path: path == newest or self._is_whole(path)):
                 self._drop(path)
         for pattern in (".step-*.tmp", f".{BEST}.*.tmp"):
             for leftover in self.folder.glob(pattern):
                 _remove(leftover)
 
-    def _surplus(self, keep: int | None, whole: Callable[[Path], bool]) -> list[Path]:
-        """What is not among the ``keep_last`` newest that are ``whole``, nor of step ``keep``."""
-        stay, surplus = 0, []
+    def _surplus(self, whole: Callable[[Path], bool]) -> list[Path]:
+        """What need not stay, where those that are ``whole`` count."""
+        stay, ends, surplus = 0, 0, []
         for number, path in self._newest_first():
             if path in self._foreign:
                 continue
-            if stay < self.keep_last and whole(path):
-                stay += 1
-            elif number != keep:
+            is_end = number % self.period == 0
+            if (ends < self.keep_last if is_end else stay < WITHIN) and whole(path):
+                stay, ends = stay + 1, ends + is_end
+            else:
                 surplus.append(path)
         return surplus
 

@@ -82,9 +82,10 @@ class RetrainConfig:
 
 @dataclass
 class CheckpointConfig:
-    """Which checkpoints of each job stay. One is written after every epoch, and on a signal."""
+    """Which checkpoints of each job are written, beside those after every epoch and on a signal; and which stay."""
 
-    keep_last: int = ranged(2, ge=2)  # with one, a file that rots on the disk would be the end of the run
+    minutes: float | None = ranged(15.0, gt=0)  # within an epoch, one when so much time has passed; null: none
+    keep_last: int = ranged(2, ge=2)  # ends of epochs; with one, a file that rots would be the end of the run
     keep_best: int = ranged(0, ge=0, le=1)  # 1 keeps best.pt: the epoch with the best validation accuracy
 
 
