@@ -38,6 +38,7 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
+        self.classes: list[str] = []
         self.tags: list[str] = []
         self.words: list[str] = []
         self.targets: list[str] = []
@@ -48,9 +49,12 @@ class Page(HTMLParser):
         self.text = " ".join(self.words)
 
     def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        if tag == "svg":
+            assert "figure" in self.open or "legend" in self.classes, "what is drawn stands on white, in the dark too"
         self.handle_startendtag(tag, attrs)
         if tag not in VOID:
             self.open.append(tag)
+            self.classes.append(dict(attrs).get("class") or "")
 
     def handle_startendtag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -59,6 +63,7 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+        self.classes.pop()
 
     def handle_data(self, data: str) -> None:
         if self.open[-1:] not in (["style"], ["script"]):
