@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +13,13 @@ import torch.nn.functional as F
 from compositions import random_task
 from helpers import make_search, run_epochs
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from supernet.errors import UserError
 from supernet.interfaces import StepResult
 from supernet.runtime.microbatches import in_parts
 from supernet.search import Search, search_step
+from supernet.spaces.banks import fused
 from supernet.types import Batch
 
 
@@ -134,19 +138,56 @@ def without_batch_statistics(search: Search) -> Search:
     return search
 
 
+def assert_equal_steps(one: Search, other: Search, *, steps: int) -> None:
+    """They give the same values, weights and statistics."""
+    found = []
+    for search in (one, other):
+        search.begin_epoch()
+        found.append([search_step(search, search.context()) for _ in range(steps)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=2e-3, atol=2e-5, check_dtype=False)
+    for a, b in zip(one.weights, other.weights, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-5)
+    for a, b in zip(one.parts.net.buffers(), other.parts.net.buffers(), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("update", ["first_order", "unrolled", "single_level"])
 def test_steps_in_parts_equal_steps_on_whole_batches(update: str, tmp_path: Path) -> None:
-    whole, split = (
-        without_batch_statistics(
-            tiny(tmp_path / str(parts), parts, f"update={update}", "search.statistics=running", "engine=plain")
-        )
-        for parts in (1, 4)
+    overrides = (f"update={update}", "search.statistics=running", "engine=plain")
+    whole, split = (without_batch_statistics(tiny(tmp_path / str(parts), parts, *overrides)) for parts in (1, 4))
+    assert_equal_steps(whole, split, steps=2)
+
+
+@pytest.mark.parametrize("update", ["first_order", "unrolled"])
+def test_parts_with_compiled_passes_equal_parts_of_plain_modules(
+    update: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    evaluate = fused.evaluate_edges
+
+    def count(x_BCHW: Tensor, *rest: Any) -> Any:
+        seen.append(len(x_BCHW))
+        return evaluate(x_BCHW, *rest)
+
+    monkeypatch.setattr("supernet.spaces.banks.bank.evaluate_edges", count)
+    plain, compiled = (
+        tiny(tmp_path / engine, 2, f"update={update}", "search.statistics=running", f"engine={engine}")
+        for engine in ("plain", "compiled")
     )
-    for search in (whole, split):
-        search.begin_epoch()
-        values = [search_step(search, search.context()) for _ in range(2)]
-        search.values = values  # type: ignore[attr-defined]
-    for a, b in zip(whole.values, split.values, strict=True):  # type: ignore[attr-defined]
-        torch.testing.assert_close(b, a, rtol=2e-3, atol=2e-5, check_dtype=False)
-    for a, b in zip(whole.weights, split.weights, strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-5)
+    assert_equal_steps(plain, compiled, steps=1)
+    assert set(seen) == {4}, "they see halves of batches of 8"
+
+
+def test_parts_of_a_compiled_network_equal_parts_of_one_that_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Traced and differentiated as for compile=true, but not made into C++, which takes minutes."""
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+    small = ("engine=plain", "search.statistics=running", "space.operations=[skip_connect,nor_conv_1x1]")
+    few = ("space.reductions=0", "limit.cells=1", "update=single_level")
+    plain, compiled = (tiny(tmp_path / on, 2, *small, *few, f"compile={on}") for on in ("false", "true"))
+    before = counters["stats"]["unique_graphs"]
+    assert_equal_steps(plain, compiled, steps=1)
+    assert counters["stats"]["unique_graphs"] == before + 1, "it was compiled"
+    assert not [record for record in caplog.records if record.name.startswith("supernet")]
