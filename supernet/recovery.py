@@ -96,7 +96,7 @@ class Recovery:
     def _go_back(self, state: State) -> None:
         job = self.job
         job.lap()
-        spent, parts = job.seconds, job.micro_batches
+        spent, parts, events = job.seconds, job.micro_batches, job.events
         for weight in job.weights:
             weight.grad = None
         gc.collect()  # graphs of the failed step, which refer to themselves
@@ -105,7 +105,8 @@ class Recovery:
         job.finite.clear()
         job.load_state_dict(state["parts"])
         job.set_position(state["position"])
-        job.seconds, job.micro_batches = spent, parts  # what was done in vain took its time, and memory has not grown
+        # What was done in vain took its time, memory has not grown, and what happened has happened.
+        job.seconds, job.micro_batches, job.events = spent, parts, events
         job.services.recorder.load_state_dict(state["recorder"])
 
     def _say(self, text: str, event: State, why: str) -> None:

@@ -310,6 +310,23 @@ def test_a_resume_goes_on_in_as_many_parts_unless_another_number_is_given(
     assert resumed(two, "memory.micro_batches=1") == 1
 
 
+def test_a_rollback_behind_a_halving_goes_on_in_as_many_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Search.train_step
+
+    def train_step(search: Search) -> None:
+        if search.step == 5 and search.micro_batches == 1:
+            a_failed_allocation("cuda")
+        original(search)
+        if search.step == 6 and search.rate == 1.0:
+            search.finite.note(number=torch.tensor(float("nan")))
+
+    monkeypatch.setattr(Search, "train_step", train_step)
+    config = composed("memory.on_oom=halve", "checkpoint.minutes=1e-9", *ROLLBACK)
+    search = run(config, tmp_path, random_task(64)).search
+    assert [(e["what"], e["step"]) for e in search.events] == [("out of memory", 5), ("rollback", 6)]
+    assert search.rate == 0.25 and search.micro_batches == 2
+
+
 def test_a_batch_that_cannot_be_halved_is_a_sentence(short: Callable[[str, int], None], tmp_path: Path) -> None:
     short("cpu", 100)
     with pytest.raises(OutOfMemory, match=r"search.batch=8 in 4 part\(s\), .*: give a smaller search.batch, channels"):
