@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from supernet.spaces.banks import BankedFanOut, build, fused
+from supernet.spaces.banks import BankedFanOut, Prepare, build, fused
 from supernet.spaces.banks.depthwise import same_padding
 from supernet.spaces.banks.passes import Convolution
 from supernet.spaces.banks.passes import Norm as Normed
 from supernet.spaces.cell import CellEdge, plain_fan_out
-from supernet.spaces.ops import DARTS_OPERATIONS, OPERATIONS, Norm, register_operation
+from supernet.spaces.ops import DARTS_OPERATIONS, OPERATIONS, Norm, ReLUConvBN, register_operation
 from supernet.types import CellMixing
 from tests.test_banks import Found, distance, make_edges, random_p, root_mean_square, run
 
@@ -160,12 +160,12 @@ def test_a_pass_equals_its_operations(channels: int, geometry: tuple[int, int, i
     kernel, stride, dilation = geometry
     make = functools.partial(torch.randn, dtype=torch.float64)
     x, v, w = make(3, 11, 9, channels), make(channels, 1, kernel, kernel), make(channels, channels, 1, 1)
-    convolution = Convolution(v, w, geometry)
     before = torch.stack([make(channels), make(channels).square(), make(channels).square()])
-    for x_moments in (None, before):
+    for x_moments, relu in ((None, False), (None, True), (before, False)):
+        convolution = Convolution(v, w, geometry, relu)
         leaves = [t.clone().requires_grad_() for t in (x, v, w)]
         u = leaves[0] if x_moments is None else (leaves[0] - x_moments[0]) * x_moments[2]
-        h = u if x_moments is None else u.relu()
+        h = u.relu() if relu or x_moments is not None else u
         z = F.conv2d(h.permute(0, 3, 1, 2), leaves[1], None, stride, same_padding(kernel, dilation), dilation, channels)
         y = F.conv2d(z, leaves[2]).permute(0, 2, 3, 1)
         found, moments = convolution.forward(x, x_moments, 1e-5)
@@ -188,6 +188,24 @@ def test_a_pass_equals_its_operations(channels: int, geometry: tuple[int, int, i
             again, _, none = convolution.backward(after, x, None, g_x.clone(), of_x=True, of_weights=False)
             torch.testing.assert_close(again, 2 * g_x, rtol=1e-9, atol=1e-9)
             assert not none
+
+
+@pytest.mark.parametrize(("channels", "out"), [(3, 8), (16, 4), (64, 16), (48, 80)])
+@pytest.mark.parametrize("track", [False, True])
+def test_inputs_of_a_cell_equal_the_module(channels: int, out: int, track: bool) -> None:
+    torch.manual_seed(0)
+    module = ReLUConvBN(channels, out, 1, Norm(False, track)).double()
+    twin = copy.deepcopy(module)
+    found = []
+    for own, call in ((module, Prepare(module)), (twin, twin)):
+        x = torch.randn(3, channels, 7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        y = call(x.requires_grad_())
+        assert ("_Prepare" in str(y.grad_fn)) == (own is module)
+        grads = torch.autograd.grad((y * torch.arange(y.numel()).view_as(y).sin()).sum(), [x, *own.parameters()])
+        found.append([y, *grads, *own.buffers()])
+        own.eval()
+        found[-1].append(call(x))  # by running statistics, where there are any
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
 
 
 def test_the_number_of_threads_changes_no_bit() -> None:

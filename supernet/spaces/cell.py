@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,19 @@ FanOut = Callable[..., Iterable[tuple[int, Tensor]]]
 """Evaluates all edges that leave one state: ``fan_out(x_BCHW, context) -> (target, y_BCHW), ...``."""
 
 MakeFanOut = Callable[[Sequence[CellEdge]], FanOut]
-"""An engine: makes the fan-out of the edges that leave one state."""
+
+
+def _as_it_stands(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    return module
+
+
+class Engine(NamedTuple):
+    """How a cell is evaluated: what makes the fan-out of the edges that leave one state, and what evaluates the modules
+    that bring its inputs to its channels."""
+
+    fan_out: MakeFanOut
+    prepare: Callable[[nn.Module], Callable[[Tensor], Tensor]] = _as_it_stands
+
 
 WrapFanOut = Callable[[FanOut, Sequence[CellEdge]], FanOut]
 """Changes what a fan-out of these edges does, whatever its engine."""
@@ -54,7 +66,7 @@ class Cell(nn.Module):
         preprocess: Sequence[nn.Module],
         edges: Sequence[CellEdge],
         concat: Sequence[int],
-        make_fan_out: MakeFanOut,
+        engine: Engine,
         wrap: WrapFanOut | None = None,
     ) -> None:
         super().__init__()
@@ -66,19 +78,22 @@ class Cell(nn.Module):
         self.states = 1 + max(*concat, *(edge.target for edge in edges))
         # Not modules: they refer to the modules registered above, so that every engine has the same state_dict keys.
         self.leaving = [[e for e in edges if e.source == s] for s in range(self.states)]
-        self._wrap = wrap
-        self._fan_outs = self.fan_outs(make_fan_out)
+        self._wrap = wrap or _unwrapped
+        self._engine = engine
+        self.use(engine)
 
-    def fan_outs(self, make_fan_out: MakeFanOut) -> list[FanOut]:
-        """What evaluates the edges that leave each state, by any engine."""
-        wrap = self._wrap or _unwrapped
-        return [wrap(make_fan_out(leaving), leaving) for leaving in self.leaving]
+    def use(self, engine: Engine) -> Engine:
+        """Evaluate by this engine from now on; returns the one before."""
+        before, self._engine = self._engine, engine
+        self._prepare = [engine.prepare(self.get_submodule(f"preprocess{i}")) for i in range(self.inputs)]
+        self._fan_outs = [self._wrap(engine.fan_out(leaving), leaving) for leaving in self.leaving]
+        return before
 
     def forward(self, inputs: Sequence[Tensor], context: Any) -> Tensor:
         """``context`` is what the edges need to know: a :class:`CellMixing` or a drop-path rate."""
         totals: list[Tensor | None] = [None] * self.states
         for i, x_BCHW in enumerate(inputs):
-            totals[i] = self.get_submodule(f"preprocess{i}")(x_BCHW)
+            totals[i] = self._prepare[i](x_BCHW)
         for source, fan_out in enumerate(self._fan_outs):
             state = totals[source]
             if state is None:
@@ -166,6 +181,10 @@ def child_fan_out(edges: Sequence[CellEdge]) -> FanOut:
     return partial(_evaluate_single, tuple(edges))
 
 
+PLAIN = Engine(plain_fan_out)
+CHILD = Engine(child_fan_out)
+
+
 @contextmanager
 def plainly(net: nn.Module) -> Iterator[None]:
     """Evaluate a supernet by its plain modules meanwhile, whatever its engine, and without compilation.
@@ -174,15 +193,13 @@ def plainly(net: nn.Module) -> Iterator[None]:
     since every engine refers to the same modules.
     """
     cells = [module for module in net.modules() if isinstance(module, Cell)]
-    saved = [cell._fan_outs for cell in cells]
-    for cell in cells:
-        cell._fan_outs = cell.fan_outs(plain_fan_out)
+    before = [cell.use(PLAIN) for cell in cells]
     try:
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
-        for cell, fan_outs in zip(cells, saved, strict=True):
-            cell._fan_outs = fan_outs
+        for cell, engine in zip(cells, before, strict=True):
+            cell.use(engine)
 
 
 # Partial functions rather than closures, so that a deep copy of a network evaluates its own modules.

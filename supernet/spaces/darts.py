@@ -16,16 +16,16 @@ from supernet.errors import UserError
 from supernet.interfaces import SearchSpace
 from supernet.runtime.compute import MEMORY_FORMATS
 from supernet.schema.spaces import DartsConfig
-from supernet.spaces.banks import BankedFanOut
+from supernet.spaces.banks import BankedFanOut, Prepare
 from supernet.spaces.cell import (
+    CHILD,
+    PLAIN,
     Cell,
     CellEdge,
     CellStack,
+    Engine,
     Frame,
-    MakeFanOut,
     MixedOp,
-    child_fan_out,
-    plain_fan_out,
 )
 from supernet.spaces.edge_choices import edge_choices
 from supernet.spaces.genotype import CellGenotype, Edge, Genotype, validate
@@ -33,10 +33,10 @@ from supernet.spaces.ops import DARTS_OPERATIONS, OPERATIONS, Norm
 from supernet.spaces.partial import PartialFanOut, check_parts
 from supernet.types import Group, Mixing
 
-ENGINES: dict[str, MakeFanOut] = {
-    "banked": BankedFanOut,
-    "compiled": partial(BankedFanOut, fuse=True),
-    "plain": plain_fan_out,
+ENGINES = {
+    "compiled": Engine(partial(BankedFanOut, fuse=True), Prepare),
+    "banked": Engine(BankedFanOut),
+    "plain": PLAIN,
 }
 
 
@@ -217,7 +217,7 @@ class Child(nn.Module):
                 CellEdge(n, s, t, OPERATIONS[op].build(channels, _stride(kind, s), norm))
                 for n, (op, s, t) in enumerate(found)
             ]
-            return Cell(preprocess, edges, cell.concat, child_fan_out)
+            return Cell(preprocess, edges, cell.concat, CHILD)
 
         concat = {kind: len(cell.concat) for kind, cell in genotype.cells.items()}
         self.stack = CellStack(frame, build_cell, norm, concat=concat)

@@ -18,7 +18,7 @@ from supernet.interfaces import SearchSpace
 from supernet.runtime.compute import MEMORY_FORMATS
 from supernet.schema.spaces import Nasbench201Config
 from supernet.spaces.arch_string import KIND
-from supernet.spaces.cell import Cell, CellEdge, MixedOp, child_fan_out
+from supernet.spaces.cell import CHILD, Cell, CellEdge, MixedOp
 from supernet.spaces.darts import ENGINES
 from supernet.spaces.edge_choices import edge_choices
 from supernet.spaces.genotype import CellGenotype, Edge, Genotype, validate
@@ -171,7 +171,7 @@ class Child(nn.Module):
 
         def build_cell(channels: int) -> Cell:
             edges = [CellEdge(n, s, t, OPERATIONS[op].build(channels, 1, norm)) for n, (op, s, t) in enumerate(found)]
-            return Cell([nn.Identity()], edges, [space.states - 1], child_fan_out)
+            return Cell([nn.Identity()], edges, [space.states - 1], CHILD)
 
         self.stack = Skeleton(space, space.child_channels, space.child_cells, build_cell, norm)
 

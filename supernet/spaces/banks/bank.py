@@ -125,7 +125,7 @@ def evaluate_fused(features: Features, bank: Bank, p: CellMixing) -> Sequence[Te
     known_KR = [[row[kind][1] for row in bank.rows] for kind in bank.kinds]
     chains_RK = [[known for known in known_K if isinstance(known, Chain)] for known_K in zip(*known_KR, strict=True)]
     maps = [features.shared(known_R) for known_R in known_KR[len(chains_RK[0]) :]]
-    return evaluate_edges(features.relu, maps, chains_RK, gather_p(p, bank))
+    return evaluate_edges(features.x, maps, chains_RK, gather_p(p, bank))
 
 
 def evaluate_bank(features: Features, bank: Bank, p: CellMixing) -> Tensor:

@@ -1,8 +1,8 @@
 """All edges that leave a state, by compiled passes (``engine=compiled``).
 
-For edge r and operation k, a chain of one or two blocks that starts from x = relu(state),
+For edge r and operation k, a chain of one or two blocks that starts from the state x,
 
-    y = W conv(V, x),   u = BN(y),   and the same again of relu(u) where there is a second block;
+    y = W conv(V, relu(x)),   u = BN(y),   and the same again of u where there is a second block;
 
 the edge's output is sum_k p_kr u_k + sum_j p_jr m_j, where the maps m_j are the same for all edges: pools with their
 norms, and the state itself. A pass (:mod:`supernet.spaces.banks.passes`) reads a map once and does all that needs no
@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from supernet.spaces.banks import passes
 from supernet.spaces.banks.kinds import Block, Chain, Known, Shared
 from supernet.spaces.banks.norms import Norms
-from supernet.spaces.banks.passes import Convolution
+from supernet.spaces.banks.passes import Convolution, nchw, nhwc
 
 
 def fusible(known: Known) -> bool:
@@ -36,7 +36,7 @@ def fusible(known: Known) -> bool:
 def evaluate_edges(
     x_BCHW: Tensor, maps: Sequence[Tensor], chains_RK: Sequence[Sequence[Chain]], p_KR: Tensor
 ) -> Sequence[Tensor]:
-    """The outputs of R edges, from relu(state), shared maps, and p: first of the chains, then of the maps."""
+    """The outputs of R edges, from the state, shared maps, and p: first of the chains, then of the maps."""
     blocks = [block for chains in chains_RK for chain in chains for block in chain.blocks]
     weights = [conv.weight for block in blocks for conv in (block.depthwise, block.pointwise)]
     y_RBCHW: Sequence[Tensor] = _Edges.apply(chains_RK, len(maps), p_KR.to(x_BCHW.dtype), x_BCHW, *maps, *weights)
@@ -51,14 +51,9 @@ class Layer(NamedTuple):
 
     def forward(self, x_BHWC: Tensor, x_moments: Tensor | None) -> tuple[Tensor, Tensor]:
         """y and its moments; running statistics are tracked."""
-        norm = self.block.norm
-        y_BHWC, moments = self.convolution.forward(x_BHWC, x_moments, norm.eps)
+        y_BHWC, moments = self.convolution.forward(x_BHWC, x_moments, self.block.norm.eps)
         assert moments is not None
-        count = y_BHWC.numel() // y_BHWC.shape[-1]
-        if count == 1:
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {y_BHWC.shape}")
-        if norm.running_mean is not None:
-            Norms([norm]).track(moments[0], moments[1] * (count / (count - 1)))
+        Norms([self.block.norm]).track_batch(moments, y_BHWC)
         return y_BHWC, moments
 
 
@@ -103,7 +98,7 @@ class _Edges(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         maps, weights = rest[:shared], rest[shared:]
         of_weights = any(ctx.needs_input_grad[4 + shared :])
-        x_BHWC, maps_BHWC = _nhwc(x_BCHW.detach()), [_nhwc(m.detach()) for m in maps]
+        x_BHWC, maps_BHWC = nhwc(x_BCHW.detach()), [nhwc(m.detach()) for m in maps]
         outputs, kept = [], []
         for layers_K, p_K in zip(_layers(chains_RK, weights), p_KR.detach().T.contiguous(), strict=True):
             lasts, moments_K = [], []
@@ -117,7 +112,7 @@ class _Edges(torch.autograd.Function):
                 kept += [] if of_weights else [y]
             moments_K3C = torch.stack(moments_K)
             kept.append(moments_K3C)
-            outputs.append(_nchw(passes.mixed(lasts, moments_K3C, maps_BHWC, p_K)))
+            outputs.append(nchw(passes.mixed(lasts, moments_K3C, maps_BHWC, p_K)))
         ctx.save_for_backward(p_KR, x_BCHW, *rest, *kept)
         ctx.chains_RK, ctx.shared, ctx.given = chains_RK, shared, len(rest)
         return tuple(outputs)
@@ -129,8 +124,8 @@ class _Edges(torch.autograd.Function):
         maps, weights, kept = rest[: ctx.shared], rest[ctx.shared : ctx.given], iter(rest[ctx.given :])
         of_p, of_x, *of_rest = ctx.needs_input_grad[2:]
         of_weights = any(of_rest[ctx.shared :])
-        x_BHWC, seen_maps = _nhwc(x_BCHW), [_nhwc(m) for m in maps] if of_p else []
-        g_R = [_nhwc(g.contiguous(memory_format=torch.channels_last)) for g in g_RBCHW]
+        x_BHWC, seen_maps = nhwc(x_BCHW), [nhwc(m) for m in maps] if of_p else []
+        g_R = [nhwc(g.contiguous(memory_format=torch.channels_last)) for g in g_RBCHW]
         g_x: Tensor | None = None
         g_p: list[Tensor] = []
         g_weights: list[Tensor | None] = []
@@ -144,9 +139,9 @@ class _Edges(torch.autograd.Function):
                 g_x, of_chain = replay.backward(after, g_x, of_x=of_x, of_weights=of_weights)
                 g_weights += of_chain
         own = len(p_KR) - ctx.shared
-        g_maps = [_nchw(g) for g in passes.scaled_sums(g_R, p_KR[own:].contiguous())] if ctx.shared else []
+        g_maps = [nchw(g) for g in passes.scaled_sums(g_R, p_KR[own:].contiguous())] if ctx.shared else []
         of_p_KR = torch.stack(g_p, 1) if of_p else None
-        return None, None, of_p_KR, None if g_x is None else _nchw(g_x), *g_maps, *(g_weights or [None] * len(weights))
+        return None, None, of_p_KR, None if g_x is None else nchw(g_x), *g_maps, *(g_weights or [None] * len(weights))
 
 
 def _replay(layers: Sequence[Layer], x_BHWC: Tensor, kept: Iterator[Tensor], *, last: bool) -> Replay:
@@ -159,22 +154,14 @@ def _replay(layers: Sequence[Layer], x_BHWC: Tensor, kept: Iterator[Tensor], *, 
 
 
 def _layers(chains_RK: Sequence[Sequence[Chain]], weights: Sequence[Tensor]) -> list[list[list[Layer]]]:
+    """The blocks with their weights, as the function was given them. The first block of a chain sees a state."""
     rest = iter(weights)
-    return [
-        [
-            [
-                Layer(block, Convolution(next(rest).detach(), next(rest).detach(), block.geometry))
-                for block in chain.blocks
-            ]
-            for chain in chains
-        ]
-        for chains in chains_RK
-    ]
 
+    def layers(chain: Chain) -> list[Layer]:
+        made = []
+        for i, block in enumerate(chain.blocks):
+            kernels, weight = next(rest).detach(), next(rest).detach()
+            made.append(Layer(block, Convolution(kernels, weight, block.geometry, relu=i == 0)))
+        return made
 
-def _nchw(x_BHWC: Tensor) -> Tensor:
-    return x_BHWC.permute(0, 3, 1, 2)
-
-
-def _nhwc(x_BCHW: Tensor) -> Tensor:
-    return x_BCHW.permute(0, 2, 3, 1).contiguous()
+    return [[layers(chain) for chain in chains] for chains in chains_RK]

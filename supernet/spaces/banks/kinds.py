@@ -115,6 +115,16 @@ def recognise(module: nn.Module) -> Known | None:
     return None
 
 
+def product_and_norm(module: nn.Module) -> tuple[nn.Conv2d, nn.BatchNorm2d] | None:
+    """Of ``ReLUConvBN`` with a kernel of 1, of any numbers of channels; None for everything else."""
+    if type(module) is not ReLUConvBN:
+        return None
+    _, conv, norm = module.children()
+    if not isinstance(conv, nn.Conv2d) or _geometry(conv, 1) != (1, 1, 1) or not _is_plain_norm(norm):
+        return None
+    return conv, norm
+
+
 def settings(known: Known) -> Hashable:
     """What the norms of a bank must have in common, as it is now."""
     return tuple((n.eps, n.momentum, n.affine, n.running_mean is None, n.training) for n in known.norms)

@@ -70,3 +70,12 @@ class Norms:
         seen = [part for t_C in (mean_C, var_C) for part in t_C.chunk(parts) * (len(means) // parts)]
         torch._foreach_lerp_([*means, *variances], seen, self.momentum)
         torch._foreach_add_(counts, 1)
+
+    def track_batch(self, moments: Tensor, y_BHWC: Tensor) -> None:
+        """:meth:`track` by the moments (mean, variance, 1 / sigma: [3, C]) of a map. Raises ValueError for one value a
+        channel, as batch norm does."""
+        count = y_BHWC.numel() // y_BHWC.shape[-1]
+        if count == 1:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {y_BHWC.shape}")
+        if self.norms[0].running_mean is not None:
+            self.track(moments[0], moments[1] * (count / (count - 1)))

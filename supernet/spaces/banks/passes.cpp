@@ -46,9 +46,10 @@ public:
     const T& operator[](int64_t i) const { return begin_[i]; }
 };
 
-// A depthwise convolution, padded so that stride 1 keeps the size, and the pointwise product behind it.
+// A depthwise convolution, padded so that stride 1 keeps the size, and the pointwise product behind it; where the kernel
+// is 1, at stride 1, the product alone. ``relu``: of the input, where no norm is before it.
 struct Shape {
-    int64_t images, height, width, channels, kernel, stride, dilation;
+    int64_t images, height, width, channels, out_channels, kernel, stride, dilation, relu;
     int64_t margin() const { return dilation * (kernel / 2); }
     int64_t taps() const { return kernel * kernel; }
     int64_t padded_height() const { return height + 2 * margin(); }
@@ -58,12 +59,13 @@ struct Shape {
     int64_t in_size() const { return height * width * channels; }
     int64_t padded_size() const { return padded_height() * padded_width() * channels; }
     int64_t out_pixels() const { return out_height() * out_width(); }
-    int64_t out_size() const { return out_pixels() * channels; }
+    int64_t convolved_size() const { return out_pixels() * channels; }
+    int64_t out_size() const { return out_pixels() * out_channels; }
 };
 
-// Where moments are given, relu((x - mean) inverse); else x as it is. With a margin of zeros around it.
+// Where moments are given, relu((x - mean) / sigma); else x, or relu(x). With a margin of zeros around it.
 template <typename T, int L>
-void pad(const Shape& s, const T* x, const T* moments, T* h) {
+void pad(const Shape& s, const T* x, const T* moments, bool relu, T* h) {
     using V = Lanes<T, L>;
     const int64_t m = s.margin(), C = s.channels, row = s.padded_width() * C;
     std::memset(h, 0, m * row * sizeof(T));
@@ -75,7 +77,11 @@ void pad(const Shape& s, const T* x, const T* moments, T* h) {
         to += m * C;
         const T* from = x + y * s.width * C;
         if (moments == nullptr) {
-            std::memcpy(to, from, s.width * C * sizeof(T));
+            if (!relu) std::memcpy(to, from, s.width * C * sizeof(T));
+            for (int64_t i = 0; relu && i < s.width * C; i += L) {
+                const auto value = V::load(from + i);
+                V::store(to + i, value > 0 ? value : V::all(0));
+            }
             continue;
         }
         for (int64_t c = 0; c < C; c += L) {
@@ -120,18 +126,26 @@ void convolve(const Shape& s, const T* h, const T* taps, T* z, int64_t stride, i
         }
 }
 
-// P pixels of x M, O times L columns of it: x is [n, C], M is [C, C].
+// The depthwise convolution in z; the image itself where there is none.
+template <typename T, int L>
+const T* convolved(const Shape& s, const T* h, const T* taps, T* z) {
+    if (s.kernel == 1) return h;
+    convolve<T, L>(s, h, taps, z, s.stride, s.out_height(), s.out_width());
+    return z;
+}
+
+// P pixels of x M, O times L columns of it: x is [n, I], M is [I, C].
 template <typename T, int L, int P, int O>
-void product_pixels(const T* x, const T* matrix, int64_t C, T* y) {
+void product_pixels(const T* x, const T* matrix, int64_t I, int64_t C, T* y) {
     using V = Lanes<T, L>;
     typename V::Vector sum[P][O] = {};
-    for (int64_t c = 0; c < C; ++c) {
+    for (int64_t c = 0; c < I; ++c) {
         typename V::Vector m[O];
 #pragma GCC unroll 4
         for (int o = 0; o < O; ++o) m[o] = V::load(matrix + c * C + o * L);
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p) {
-            const auto value = V::all(x[p * C + c]);
+            const auto value = V::all(x[p * I + c]);
 #pragma GCC unroll 4
             for (int o = 0; o < O; ++o) sum[p][o] += value * m[o];
         }
@@ -143,23 +157,23 @@ void product_pixels(const T* x, const T* matrix, int64_t C, T* y) {
 }
 
 template <typename T, int L, int P, int O>
-void product_columns(const T* x, const T* matrix, int64_t n, int64_t C, T* y) {
+void product_columns(const T* x, const T* matrix, int64_t n, int64_t I, int64_t C, T* y) {
     int64_t i = 0;
-    for (; i + P <= n; i += P) product_pixels<T, L, P, O>(x + i * C, matrix, C, y + i * C);
-    for (; i < n; ++i) product_pixels<T, L, 1, O>(x + i * C, matrix, C, y + i * C);
+    for (; i + P <= n; i += P) product_pixels<T, L, P, O>(x + i * I, matrix, I, C, y + i * C);
+    for (; i < n; ++i) product_pixels<T, L, 1, O>(x + i * I, matrix, I, C, y + i * C);
 }
 
 template <typename T, int L>
-void product(const T* x, const T* matrix, int64_t n, int64_t C, T* y) {
+void product(const T* x, const T* matrix, int64_t n, int64_t I, int64_t C, T* y) {
     int64_t c = 0;
-    for (; c + 4 * L <= C; c += 4 * L) product_columns<T, L, 6, 4>(x, matrix + c, n, C, y + c);
-    for (; c + 2 * L <= C; c += 2 * L) product_columns<T, L, 8, 2>(x, matrix + c, n, C, y + c);
-    for (; c < C; c += L) product_columns<T, L, 8, 1>(x, matrix + c, n, C, y + c);
+    for (; c + 4 * L <= C; c += 4 * L) product_columns<T, L, 6, 4>(x, matrix + c, n, I, C, y + c);
+    for (; c + 2 * L <= C; c += 2 * L) product_columns<T, L, 8, 2>(x, matrix + c, n, I, C, y + c);
+    for (; c < C; c += L) product_columns<T, L, 8, 1>(x, matrix + c, n, I, C, y + c);
 }
 
-// G rows of a^T b, O times L columns of it: a and b are [n, C].
+// G rows of a^T b, O times L columns of it: a is [n, A], b is [n, C].
 template <typename T, int L, int G, int O>
-void outer_block(const T* a, const T* b, int64_t n, int64_t C, T* found) {
+void outer_block(const T* a, const T* b, int64_t n, int64_t A, int64_t C, T* found) {
     using V = Lanes<T, L>;
     typename V::Vector sum[G][O] = {};
     for (int64_t i = 0; i < n; ++i) {
@@ -168,7 +182,7 @@ void outer_block(const T* a, const T* b, int64_t n, int64_t C, T* found) {
         for (int o = 0; o < O; ++o) of_b[o] = V::load(b + i * C + o * L);
 #pragma GCC unroll 16
         for (int g = 0; g < G; ++g) {
-            const auto of_a = V::all(a[i * C + g]);
+            const auto of_a = V::all(a[i * A + g]);
 #pragma GCC unroll 4
             for (int o = 0; o < O; ++o) sum[g][o] += of_a * of_b[o];
         }
@@ -180,18 +194,18 @@ void outer_block(const T* a, const T* b, int64_t n, int64_t C, T* found) {
 }
 
 template <typename T, int L, int G, int O>
-void outer_rows(const T* a, const T* b, int64_t n, int64_t C, T* found) {
+void outer_rows(const T* a, const T* b, int64_t n, int64_t A, int64_t C, T* found) {
     int64_t r = 0;
-    for (; r + G <= C; r += G) outer_block<T, L, G, O>(a + r, b, n, C, found + r * C);
-    for (; r < C; ++r) outer_block<T, L, 1, O>(a + r, b, n, C, found + r * C);
+    for (; r + G <= A; r += G) outer_block<T, L, G, O>(a + r, b, n, A, C, found + r * C);
+    for (; r < A; ++r) outer_block<T, L, 1, O>(a + r, b, n, A, C, found + r * C);
 }
 
 template <typename T, int L>
-void outer(const T* a, const T* b, int64_t n, int64_t C, T* found) {
+void outer(const T* a, const T* b, int64_t n, int64_t A, int64_t C, T* found) {
     int64_t c = 0;
-    for (; c + 4 * L <= C; c += 4 * L) outer_rows<T, L, 6, 4>(a, b + c, n, C, found + c);
-    for (; c + 2 * L <= C; c += 2 * L) outer_rows<T, L, 8, 2>(a, b + c, n, C, found + c);
-    for (; c < C; c += L) outer_rows<T, L, 16, 1>(a, b + c, n, C, found + c);
+    for (; c + 4 * L <= C; c += 4 * L) outer_rows<T, L, 6, 4>(a, b + c, n, A, C, found + c);
+    for (; c + 2 * L <= C; c += 2 * L) outer_rows<T, L, 8, 2>(a, b + c, n, A, C, found + c);
+    for (; c < C; c += L) outer_rows<T, L, 16, 1>(a, b + c, n, A, C, found + c);
 }
 
 // The gradients of R rows of K taps, [R * K, C]: of the output's g and the padded input h.
@@ -250,17 +264,17 @@ void spread(const Shape& s, const T* g, const T* taps, T* h) {
 template <typename T>
 Scratch<T> by_tap(const Shape& s, const T* kernels, bool reversed) {
     Scratch<T> taps(s.taps() * s.channels);
-    for (int64_t t = 0; t < s.taps(); ++t)
+    for (int64_t t = 0; kernels != nullptr && t < s.taps(); ++t)
         for (int64_t c = 0; c < s.channels; ++c)
             taps[t * s.channels + c] = kernels[c * s.taps() + (reversed ? s.taps() - 1 - t : t)];
     return taps;
 }
 
 template <typename T>
-Scratch<T> transposed(const T* matrix, int64_t C) {
-    Scratch<T> found(C * C);
-    for (int64_t i = 0; i < C; ++i)
-        for (int64_t j = 0; j < C; ++j) found[j * C + i] = matrix[i * C + j];
+Scratch<T> transposed(const T* matrix, int64_t rows, int64_t columns) {
+    Scratch<T> found(rows * columns);
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < columns; ++j) found[j * rows + i] = matrix[i * columns + j];
     return found;
 }
 
@@ -297,18 +311,18 @@ template <typename T, int L>
 void forward(const Shape& s, const T* x, const T* x_moments, const T* kernels, const T* weight, double eps, T* y, T* moments,
              int threads) {
     const auto taps = by_tap(s, kernels, false);
-    const auto matrix = transposed(weight, s.channels);
-    const int64_t C = s.channels, n = s.out_pixels();
+    const auto matrix = transposed(weight, s.out_channels, s.channels);
+    const int64_t C = s.out_channels, n = s.out_pixels();
     Scratch<T> of_images(moments == nullptr ? 0 : 2 * s.images * C);
 #pragma omp parallel num_threads(threads)
     {
-        Scratch<T> h(s.padded_size()), z(s.out_size());
+        Scratch<T> h(s.padded_size()), z(s.convolved_size());
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < s.images; ++b) {
-            pad<T, L>(s, x + b * s.in_size(), x_moments, h.data());
-            convolve<T, L>(s, h.data(), taps.data(), z.data(), s.stride, s.out_height(), s.out_width());
+            pad<T, L>(s, x + b * s.in_size(), x_moments, s.relu, h.data());
+            const T* seen = convolved<T, L>(s, h.data(), taps.data(), z.data());
             T* of_image = y + b * s.out_size();
-            product<T, L>(z.data(), matrix.data(), n, C, of_image);
+            product<T, L>(seen, matrix.data(), n, s.channels, C, of_image);
             if (moments != nullptr)
                 image_moments<T, L>(of_image, n, C, &of_images[2 * b * C], &of_images[(2 * b + 1) * C]);
         }
@@ -380,14 +394,17 @@ void relu_gradient(const Shape& s, const T* g, int64_t row, const T* x, const T*
     }
 }
 
+// g, where x > 0 if there is a ReLU, into g_x or added to it.
 template <typename T, int L>
-void add_rows(const Shape& s, const T* g, int64_t row, bool add, T* g_x) {
+void add_rows(const Shape& s, const T* g, int64_t row, const T* x, bool add, T* g_x) {
     using V = Lanes<T, L>;
     const int64_t size = s.width * s.channels;
     for (int64_t y = 0; y < s.height; ++y)
         for (int64_t i = 0; i < size; i += L) {
             T* to = g_x + y * size + i;
-            V::store(to, add ? V::load(to) + V::load(g + y * row + i) : V::load(g + y * row + i));
+            auto value = V::load(g + y * row + i);
+            if (s.relu) value = V::load(x + y * size + i) > 0 ? value : V::all(0);
+            V::store(to, add ? V::load(to) + value : value);
         }
 }
 
@@ -402,7 +419,8 @@ struct Backward {
 
 template <typename T, int L>
 void backward(const Shape& s, const Backward<T>& a, int threads) {
-    const int64_t C = s.channels, n = s.out_pixels(), of_kernels = s.taps() * C, of_weight = C * C;
+    const int64_t C = s.channels, n = s.out_pixels(), of_kernels = a.g_kernels == nullptr ? 0 : s.taps() * C;
+    const int64_t of_weight = s.out_channels * C;
     const auto taps = by_tap(s, a.kernels, false), reversed = by_tap(s, a.kernels, true);
     const bool weights = a.g_weight != nullptr;
     const T count = T(s.images * n);
@@ -410,25 +428,26 @@ void backward(const Shape& s, const Backward<T>& a, int threads) {
     Scratch<T> kernels_b(weights ? s.images * of_kernels : 0), weights_b(weights ? s.images * of_weight : 0);
 #pragma omp parallel num_threads(threads)
     {
-        Scratch<T> g_y(s.out_size()), g_z(s.out_size()), h(s.padded_size()), z(weights ? s.out_size() : 0);
+        Scratch<T> g_y(s.out_size()), g_z(s.convolved_size()), h(s.padded_size()), z(weights ? s.convolved_size() : 0);
         Scratch<T> g_h(s.in_size());
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < s.images; ++b) {
             const T* x = a.x + b * s.in_size();
-            norm_gradient<T, L>(a.g + b * s.out_size(), a.y + b * s.out_size(), a.moments, a.g_sum, a.gu_sum, count, T(a.p), n, C,
-                                g_y.data());
-            product<T, L>(g_y.data(), a.weight, n, C, g_z.data());
+            norm_gradient<T, L>(a.g + b * s.out_size(), a.y + b * s.out_size(), a.moments, a.g_sum, a.gu_sum, count, T(a.p), n,
+                                s.out_channels, g_y.data());
+            product<T, L>(g_y.data(), a.weight, n, s.out_channels, C, g_z.data());
             if (weights) {
-                pad<T, L>(s, x, a.x_moments, h.data());
-                convolve<T, L>(s, h.data(), taps.data(), z.data(), s.stride, s.out_height(), s.out_width());
-                outer<T, L>(g_y.data(), z.data(), n, C, &weights_b[b * of_weight]);
-                taps_gradient<T, L>(s, g_z.data(), h.data(), &kernels_b[b * of_kernels]);
+                pad<T, L>(s, x, a.x_moments, s.relu, h.data());
+                const T* seen = convolved<T, L>(s, h.data(), taps.data(), z.data());
+                outer<T, L>(g_y.data(), seen, n, s.out_channels, C, &weights_b[b * of_weight]);
+                if (of_kernels > 0) taps_gradient<T, L>(s, g_z.data(), h.data(), &kernels_b[b * of_kernels]);
             }
             if (a.g_x == nullptr) continue;
             const T* of_h = g_h.data();
             int64_t row = s.width * C;
-            if (s.stride == 1) {
-                pad<T, L>(s, g_z.data(), nullptr, h.data());
+            if (s.kernel == 1) of_h = g_z.data();
+            else if (s.stride == 1) {
+                pad<T, L>(s, g_z.data(), nullptr, false, h.data());
                 convolve<T, L>(s, h.data(), reversed.data(), g_h.data(), 1, s.height, s.width);
             } else {
                 spread<T, L>(s, g_z.data(), taps.data(), h.data());
@@ -436,13 +455,14 @@ void backward(const Shape& s, const Backward<T>& a, int threads) {
                 of_h = h.data() + s.margin() * (row + C);
             }
             T* g_x = a.g_x + b * s.in_size();
-            if (a.x_moments == nullptr) add_rows<T, L>(s, of_h, row, a.add, g_x);
+            if (a.x_moments == nullptr) add_rows<T, L>(s, of_h, row, x, a.add, g_x);
             else relu_gradient<T, L>(s, of_h, row, x, a.x_moments, g_x, &x_sums[2 * b * C]);
         }
     }
     if (a.x_sums != nullptr) over_images(x_sums, s.images, 2 * C, a.x_sums);
     if (!weights) return;
     over_images(weights_b, s.images, of_weight, a.g_weight);
+    if (of_kernels == 0) return;
     Scratch<T> found(of_kernels);
     over_images(kernels_b, s.images, of_kernels, found.data());
     for (int64_t t = 0; t < s.taps(); ++t)
@@ -516,7 +536,7 @@ void scaled_sums(const T* const* g, int64_t edges, const T* p, int64_t count, in
 
 }  // namespace
 
-// Calls F with the greatest number of lanes that divides the channels.
+// Calls F with the greatest number of lanes that divides the channels; (a | b) is divided by a power of two if both are.
 #define DISPATCH(channels, F, T, ...)                    \
     if ((channels) % 16 == 0) F<T, 16>(__VA_ARGS__);     \
     else if ((channels) % 8 == 0) F<T, 8>(__VA_ARGS__);  \
@@ -526,10 +546,10 @@ void scaled_sums(const T* const* g, int64_t edges, const T* p, int64_t count, in
 #define PASSES(NAME, T)                                                                                                  \
     void forward_##NAME(const Shape* s, const T* x, const T* x_moments, const T* kernels, const T* weight, double eps,   \
                         T* y, T* moments, int threads) {                                                                 \
-        DISPATCH(s->channels, forward, T, *s, x, x_moments, kernels, weight, eps, y, moments, threads)                   \
+        DISPATCH(s->channels | s->out_channels, forward, T, *s, x, x_moments, kernels, weight, eps, y, moments, threads)                   \
     }                                                                                                                    \
     void backward_##NAME(const Shape* s, const Backward<T>* a, int threads) {                                            \
-        DISPATCH(s->channels, backward, T, *s, *a, threads)                                                              \
+        DISPATCH(s->channels | s->out_channels, backward, T, *s, *a, threads)                                                              \
     }                                                                                                                    \
     void mixed_##NAME(const T* const* maps, int64_t own, int64_t count, const T* moments, const T* p, int64_t pixels,    \
                       int64_t C, T* out, int threads) {                                                                  \

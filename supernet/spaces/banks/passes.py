@@ -28,7 +28,9 @@ _NUMBERS = {torch.float32: "f32", torch.float64: "f64"}
 class _Shape(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
-        for name in ("images", "height", "width", "channels", "kernel", "stride", "dilation")
+        for name in (
+            "images", "height", "width", "channels", "out_channels", "kernel", "stride", "dilation", "relu"
+        )
     ]  # fmt: skip
 
 
@@ -49,18 +51,19 @@ def serve(x: Tensor) -> bool:
 
 class Convolution(NamedTuple):
     """y = W conv(V, x): kernels V_C1kk one by one for every channel, padded so that stride 1 keeps the size, and the
-    pointwise weight W_CC11."""
+    pointwise weight W_EC11. Without kernels, y = W x. ``relu``: of relu(x) in place of x."""
 
-    kernels: Tensor
+    kernels: Tensor | None
     weight: Tensor
-    geometry: Geometry
+    geometry: Geometry = (1, 1, 1)
+    relu: bool = False
 
     def forward(self, x_BHWC: Tensor, x_moments: Tensor | None, eps: float | None) -> tuple[Tensor, Tensor | None]:
         """y, and, where ``eps`` is given, its moments. With moments of x, of relu(u) in its place."""
         shape = self._shape(x_BHWC)
-        size = (shape.images, *(-(-n // shape.stride) for n in x_BHWC.shape[1:3]), shape.channels)
+        size = (shape.images, *(-(-n // shape.stride) for n in x_BHWC.shape[1:3]), shape.out_channels)
         y_BHWC = x_BHWC.new_empty(size)
-        moments = None if eps is None else x_BHWC.new_empty(3, shape.channels)
+        moments = None if eps is None else x_BHWC.new_empty(3, shape.out_channels)
         given = (_at(x_BHWC), _at(x_moments), _at(self.kernels), _at(self.weight), ctypes.c_double(eps or 0.0))
         _call("forward", x_BHWC.dtype, ctypes.byref(shape), *given, _at(y_BHWC), _at(moments))
         return y_BHWC, moments
@@ -77,8 +80,8 @@ class Convolution(NamedTuple):
         if of_x and g_x is None:
             g_x = torch.empty_like(x_BHWC)
         sums = x_BHWC.new_empty(2, x_BHWC.shape[-1]) if of_x and x_moments is not None else None
-        found = [torch.empty_like(w) for w in (self.kernels, self.weight)] if of_weights else []
-        of_kernels, of_weight = found or (None, None)
+        own = (self.kernels, self.weight)
+        of_kernels, of_weight = (None if w is None or not of_weights else torch.empty_like(w) for w in own)
         arguments = _Backward(
             *(_at(t) for t in (after.g, after.y, after.moments, after.g_sum, after.gu_sum)),
             after.p,
@@ -87,10 +90,10 @@ class Convolution(NamedTuple):
             add,
         )
         _call("backward", x_BHWC.dtype, ctypes.byref(self._shape(x_BHWC)), ctypes.byref(arguments))
-        return g_x, sums, found
+        return g_x, sums, [g for g in (of_kernels, of_weight) if g is not None]
 
     def _shape(self, x_BHWC: Tensor) -> _Shape:
-        return _Shape(*x_BHWC.shape, *self.geometry)
+        return _Shape(*x_BHWC.shape, self.weight.shape[0], *self.geometry, self.relu)
 
 
 class Norm(NamedTuple):
@@ -128,6 +131,16 @@ def scaled_sums(gs: Sequence[Tensor], p_JR: Tensor) -> list[Tensor]:
     out = [torch.empty_like(gs[0]) for _ in range(len(p_JR))]
     _call("scaled_sums", p_JR.dtype, _addresses(gs), len(gs), _at(p_JR), len(out), gs[0].numel(), _addresses(out))
     return out
+
+
+def nchw(x_BHWC: Tensor) -> Tensor:
+    """As networks have it, in channels-last format."""
+    return x_BHWC.permute(0, 3, 1, 2)
+
+
+def nhwc(x_BCHW: Tensor) -> Tensor:
+    """As passes have it: no copy where it is in channels-last format."""
+    return x_BCHW.permute(0, 2, 3, 1).contiguous()
 
 
 def _at(tensor: Tensor | None) -> ctypes.c_void_p | None:
