@@ -19,7 +19,7 @@ from supernet.modifiers.eigenvalue import Eigenvalue, dominant_eigenvalue, large
 from supernet.modifiers.ranking_stop import RankingStop
 from supernet.modifiers.skip_stop import SkipStop
 from supernet.schema.modifiers import EigenvalueConfig, RankingStopConfig, SkipStopConfig
-from supernet.spaces.cell import plainly
+from supernet.spaces.cell import PLAIN, plainly
 from supernet.spaces.cell_facts import learns
 from supernet.spaces.darts import DartsSpace
 from supernet.spaces.genotype import CellGenotype, Genotype
@@ -132,13 +132,13 @@ def test_smoothing_is_the_mean_of_the_neighbours_that_there_are() -> None:
 def test_a_network_is_evaluated_plainly_for_a_while_only() -> None:
     ctx, _, _ = tiny("banked", 1.0)
     cells = [m for m in ctx.net.modules() if hasattr(m, "leaving")]
-    before = [list(cell._fan_outs) for cell in cells]
+    before = [cell._engine for cell in cells]
     p = ctx.mixing("alpha").detach()
     banked = ctx.run("alpha", p).loss
     with plainly(ctx.net):
-        assert all(cell._fan_outs != fan_outs for cell, fan_outs in zip(cells, before, strict=True))
+        assert all(cell._engine is PLAIN for cell in cells)
         plain = ctx.run("alpha", p).loss
-    assert [cell._fan_outs for cell in cells] == before
+    assert [cell._engine for cell in cells] == before and PLAIN not in before
     torch.testing.assert_close(banked, plain)
 
 
