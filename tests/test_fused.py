@@ -208,6 +208,17 @@ def test_inputs_of_a_cell_equal_the_module(channels: int, out: int, track: bool)
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
 
 
+def test_what_is_not_a_number_stays_so() -> None:
+    """A ReLU hides nothing that the run has to find."""
+    edges = double_edges(1, 4, 1, Norm(False, False), ("none", "sep_conv_3x3"))
+    x = torch.randn(3, 4, 6, 6, dtype=torch.float64)
+    x[1, 2, 3, 4] = torch.nan
+    for found in both(edges, x, random_p(1, 2)):
+        assert all(value is None or value.isnan().any() for key, value in found.items() if key != "edge")
+    y = Prepare(ReLUConvBN(4, 2, 1, Norm(False, False)).double())(x.requires_grad_())
+    assert y.isnan().all() and torch.autograd.grad(y.sum(), x)[0].isnan().any()
+
+
 def test_the_number_of_threads_changes_no_bit() -> None:
     options = ("none", "sep_conv_3x3", "dil_conv_5x5")
     edges = make_edges(2, 16, 1, Norm(False, True), options)

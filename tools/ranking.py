@@ -26,8 +26,8 @@ import torch
 
 from supernet.runtime.files import write_atomic
 
-PATHS = {"uniform": ("random_ws", 60, 1), "fair": ("fairnas", 12, 5)}
-"""Method, epochs, and paths of a weight step: 15,000 paths in all."""
+PATHS = {"uniform": ("random_ws", 120, 1), "fair": ("fairnas", 24, 5)}
+"""Method, epochs, and paths of a weight step: 30,000 paths in all."""
 SHARES = (1 / 4, 1 / 2, 1)
 IMAGES = 1000
 """Of the validation data, by which subgraphs are judged."""

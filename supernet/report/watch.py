@@ -65,7 +65,7 @@ class Past:
 
 
 def skip_domination(past: Past, config: WatchConfig) -> Found:
-    """Skip connections lead on most edges, by far: the best known way in which DARTS fails (arXiv:1909.06035)."""
+    """Skip connections lead on most edges, by far, the best known failure of DARTS: DARTS+ (arXiv:1909.06035)."""
     found = {}
     for name in past.choosing():
         edges = [shares for shares in past.shares(name) if SKIP in shares]
@@ -166,7 +166,8 @@ def dead_operation(past: Past, config: WatchConfig) -> Found:
 
 
 def eigenvalue(past: Past, config: WatchConfig) -> Found:
-    """The validation loss curves ever more in alpha (arXiv:1909.09656): discretising such a solution costs most.
+    """The validation loss curves ever more in alpha: RobustDARTS (arXiv:1909.09656). Discretising such a solution
+    costs most.
 
     One batch gives a value with much noise, so medians of three are compared.
     """

@@ -80,7 +80,7 @@ void pad(const Shape& s, const T* x, const T* moments, bool relu, T* h) {
             if (!relu) std::memcpy(to, from, s.width * C * sizeof(T));
             for (int64_t i = 0; relu && i < s.width * C; i += L) {
                 const auto value = V::load(from + i);
-                V::store(to + i, value > 0 ? value : V::all(0));
+                V::store(to + i, value <= 0 ? V::all(0) : value);
             }
             continue;
         }
@@ -88,7 +88,7 @@ void pad(const Shape& s, const T* x, const T* moments, bool relu, T* h) {
             const auto mu = V::load(moments + c), inv = V::load(moments + 2 * C + c);
             for (int64_t i = c; i < s.width * C; i += C) {
                 const auto u = (V::load(from + i) - mu) * inv;
-                V::store(to + i, u > 0 ? u : V::all(0));
+                V::store(to + i, u <= 0 ? V::all(0) : u);
             }
         }
     }
@@ -377,7 +377,7 @@ void relu_gradient(const Shape& s, const T* g, int64_t row, const T* x, const T*
         const auto pixel = [&](int64_t y, int64_t x_, int k) {
             const int64_t i = x_ * C + c, at = y * s.width * C + i;
             const auto u = (V::load(x + at) - mu) * inv;
-            const auto value = u > 0 ? V::load(g + y * row + i) : V::all(0);
+            const auto value = u <= 0 ? V::all(0) : V::load(g + y * row + i);
             V::store(g_x + at, value);
             of_g[k] += value, of_gu[k] += value * u;
         };
@@ -403,7 +403,7 @@ void add_rows(const Shape& s, const T* g, int64_t row, const T* x, bool add, T* 
         for (int64_t i = 0; i < size; i += L) {
             T* to = g_x + y * size + i;
             auto value = V::load(g + y * row + i);
-            if (s.relu) value = V::load(x + y * size + i) > 0 ? value : V::all(0);
+            if (s.relu) value = V::load(x + y * size + i) <= 0 ? V::all(0) : value;
             V::store(to, add ? V::load(to) + value : value);
         }
 }
