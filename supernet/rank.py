@@ -66,15 +66,17 @@ def _rank(request: Request, config: Config) -> str:
     with _trained(request, config) as search:
         decisions = Decisions(search.parts.space)
         truth, source, default = truth_of(judge_by, decisions, request.run)
-        n = request.n or default
+        listed = random_list(decisions, request.n or default, request.seed, or_all=request.n is None)
+        n = len(listed)
         name = "rank" if request.epoch is None else f"rank-{request.epoch}"
         # What was asked of another table is not an answer here.
         asked = key(request.seed, str(getattr(judge_by.benchmark, "path", "")), n, request.images or 0)
         file = request.run / "rank" / f"{name}-{source}-{asked:x}.json"
+        every = "all " if n < (request.n or default) else ""
         search.services.progress.message(
-            f"ranking {n} architectures by the weights after epoch {search.epoch}, against: {source}"
+            f"ranking {every}{n} architectures by the weights after epoch {search.epoch}, against: {source}"
         )
-        rows = judge_all(search, random_list(decisions, n, request.seed), truth, file, request.images)
+        rows = judge_all(search, listed, truth, file, request.images)
         about = {
             "truth": source,
             "images": request.images,

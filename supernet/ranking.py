@@ -50,15 +50,18 @@ class Correlation:
     high: float
 
 
-def random_list(decisions: Decisions, n: int, seed: int) -> list[Values]:
-    """``n`` different architectures, drawn uniformly over values; always the same ones. Raises UserError."""
+def random_list(decisions: Decisions, n: int, seed: int, *, or_all: bool = False) -> list[Values]:
+    """``n`` different architectures, drawn uniformly over values; always the same ones. Where the space has fewer, all
+    of them if ``or_all``, else UserError."""
     found: dict[str, Values] = {}
     draw = generator(seed, "ranking")
     for _ in range(n * TRIES):
         values = decisions.random(draw)
         found.setdefault(str(decisions.genotype(values)), values)
         if len(found) == n:
-            return list(found.values())
+            break
+    if len(found) == n or or_all:
+        return list(found.values())
     raise UserError(f"n={n}: only {len(found)} different architectures were drawn from this space; ask for fewer")
 
 

@@ -51,7 +51,7 @@ def test_the_check_is_executable() -> None:
 
 
 @pytest.mark.slow
-def test_a_wheel_carries_conf_and_runs_in_another_directory(tmp_path: Path) -> None:
+def test_a_wheel_carries_conf_and_tables_and_runs_in_another_directory(tmp_path: Path) -> None:
     def run(*command: str, **environment: str) -> str:
         done = subprocess.run(
             [sys.executable, *command],
@@ -69,6 +69,7 @@ def test_a_wheel_carries_conf_and_runs_in_another_directory(tmp_path: Path) -> N
     names = zipfile.ZipFile(wheel).namelist()
     conf = {f"supernet/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "conf").rglob("*.yaml")}
     assert conf <= set(names)
+    assert "supernet/benchmarks/digits_cells.csv" in names
     assert not [name for name in names if not name.startswith("supernet")]
     run("-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "site"), str(wheel))
     where = {"PYTHONPATH": str(tmp_path / "site")}

@@ -55,6 +55,7 @@ def test_the_list_is_fixed_and_has_no_architecture_twice(tmp_path: Path, monkeyp
     small = Decisions(make_search(tmp_path / "small", *PATHS, "space.operations=[none,skip_connect]").parts.space)
     with pytest.raises(UserError, match=r"n=500: only \d+ different architectures were drawn"):
         random_list(small, 500, seed=0)
+    assert len(random_list(small, 500, seed=0, or_all=True)) == 1, "all that there are"
 
 
 def test_an_interrupted_ranking_goes_on(tmp_path: Path) -> None:

@@ -25,13 +25,14 @@ Rows = dict[str, dict[str, float]]
 
 
 def read_table(path: Path, key: str, *, without: Sequence[str] = ()) -> Rows:
-    """The rows of a CSV file by their value of ``key``; all columns but that and those ``without`` are numbers.
+    """The rows of a CSV file by their value of ``key``; all columns but that and those ``without`` are numbers. Lines
+    before the header that begin with ``#`` are comments.
 
     Raises UserError, in one sentence with file, line and column, for anything else.
     """
     lines = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     try:
-        header = next(lines, [])
+        header = next((line for line in lines if not line or not line[0].startswith("#")), [])
         if key not in header or len(set(header)) < len(header):
             raise UserError(f"{path}: the first line must name columns, each once, with {key} among them")
         rows: Rows = {}
