@@ -11,6 +11,14 @@ import pytest
 from supernet.schema import Config
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile what a run would compile on first use, before workers and tests do, whose output is looked at."""
+    if not hasattr(session.config, "workerinput"):
+        from supernet.spaces.banks.build import library
+
+        library()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ.get("SLOW") != "1":
         skip = pytest.mark.skip(reason="slow: set SLOW=1")

@@ -259,7 +259,7 @@ def test_what_was_built_is_kept_and_what_is_damaged_is_built_anew(
     monkeypatch.setattr(build, "SOURCE", source)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     try:
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.WARNING):
             (tmp_path / "cache" / "supernet").mkdir(parents=True)
             file = build._built(tmp_path / "cache" / "supernet")
             file.write_bytes(b"cut off")

@@ -59,7 +59,7 @@ def _built(folder: Path) -> Path:
     compiler = _compiler()
     file = folder / f"passes-{_key(compiler)}.so"
     if not file.exists():
-        _log.info("compiling %s for engine=compiled: some ten seconds, once for this machine", SOURCE.name)
+        _log.warning("compiling %s for engine=compiled: some ten seconds, once for this machine", SOURCE.name)
         with tempfile.TemporaryDirectory(dir=folder) as own:
             made = Path(own) / file.name
             try:
