@@ -106,9 +106,12 @@ def _names(data: bytes) -> list[str]:
         raise Damaged("it is no archive as torch writes it") from error
     if len(pickles) != 1:
         raise Damaged("it is no archive as torch writes it")
-    found = {str(argument) for opcode, argument, _ in pickletools.genops(pickles[0]) if opcode.name == "GLOBAL"}
-    if any(opcode.name in ("STACK_GLOBAL", "INST") for opcode, _, _ in pickletools.genops(pickles[0])):
-        found.add("names that are made as it is read")
+    found = set()
+    for opcode, argument, _ in pickletools.genops(pickles[0]):
+        if opcode.name == "GLOBAL":
+            found.add(str(argument))
+        elif opcode.name in ("STACK_GLOBAL", "INST"):
+            found.add("names that are made as it is read")
     return sorted(name for name in found - _NAMED if not (name.startswith("torch ") and name.endswith("Storage")))
 
 
