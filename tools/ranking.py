@@ -70,15 +70,23 @@ def run(kind: str, seed: int, out: Path, table: Path, n: int, overrides: list[st
             "resume=auto",
         )
     found = []
-    for share in SHARES:
-        epoch = max(1, round(share * epochs))
-        file = directory / f"rank-{epoch}.json"
+    for epoch, file in zip(_epochs(kind), _files(out, kind, seed), strict=True):
         if not file.exists() or json.loads(file.read_text())["n"] != n:
             truth = ["benchmark=nasbench201", f"benchmark.path={table}"]
             call("supernet.rank", f"run={directory}", f"n={n}", f"epoch={epoch}", f"images={IMAGES}", *truth)
         found.append(json.loads(file.read_text()))
         print(f"{kind}, seed {seed}, epoch {epoch}: {_tau(found[-1], 'loss'):.3f}", file=sys.stderr, flush=True)
     return found
+
+
+def _epochs(kind: str) -> list[int]:
+    """After which the supernet is asked."""
+    return [max(1, round(share * PATHS[kind][1])) for share in SHARES]
+
+
+def _files(out: Path, kind: str, seed: int) -> list[Path]:
+    """The rankings of a supernet."""
+    return [out / f"{PATHS[kind][0]}-{seed}" / f"rank-{epoch}.json" for epoch in _epochs(kind)]
 
 
 def _of(ranking: Ranking, score: str) -> dict[str, float]:
@@ -92,15 +100,14 @@ def _tau(ranking: Ranking, score: str) -> float:
 
 def summary(rankings: dict[tuple[str, int], list[Ranking]]) -> str:
     """A row for each kind of paths and share of the training: mean and standard deviation over seeds."""
-    head = ("paths", "trained", "minutes", *SCORES.values())
+    head = ("paths", "seeds", "trained", "minutes", *SCORES.values())
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for kind, (_, epochs, each) in PATHS.items():
+    for kind, (_, _, each) in PATHS.items():
         seeds = [found for (k, _), found in rankings.items() if k == kind]
-        for i, share in enumerate(SHARES):
+        for i, epoch in enumerate(_epochs(kind)):
             at = [found[i] for found in seeds]
             if at:
-                trained = max(1, round(share * epochs)) * 250 * each
-                cells = [kind, f"{trained:,}", _spread([r["seconds"] / 60 for r in at], 1)]
+                cells = [kind, str(len(at)), f"{epoch * 250 * each:,}", _spread([r["seconds"] / 60 for r in at], 1)]
                 cells += [_spread([_tau(r, score) for r in at], 3) for score in SCORES]
                 lines.append("| " + " | ".join(cells) + " |")
     lines.append("")
@@ -127,9 +134,9 @@ def plot(rankings: dict[tuple[str, int], list[Ranking]], path: Path) -> None:
         xlabel="paths trained", ylabel="Kendall tau with true test accuracy (mean, std over seeds)"
     )
     lines = (("loss", "#0072B2", "-"), ("accuracy", "#D55E00", "-"), ("loss_tracked", "#999999", "-"))
-    for kind, (_, epochs, each) in PATHS.items():
+    for kind, (_, _, each) in PATHS.items():
         seeds = [found for (k, _), found in rankings.items() if k == kind]
-        x = [max(1, round(share * epochs)) * 250 * each for share in SHARES]
+        x = [epoch * 250 * each for epoch in _epochs(kind)]
         for score, colour, _ in lines if seeds else ():
             values = [[_tau(found[i], score) for found in seeds] for i in range(len(SHARES))]
             errors = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
@@ -153,10 +160,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--summary", action="store_true", help="train nothing: the table of what is finished")
     parser.add_argument("--results", type=Path, help="the document to write the table into, between its two marks")
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     keys = [(kind, seed) for seed in range(args.seeds) for kind in args.kinds]
+    if args.summary:
+        keys = [key for key in keys if all(file.exists() for file in _files(args.out, *key))]
     with ThreadPoolExecutor(args.jobs) as pool:
         made = pool.map(lambda key: run(*key, args.out, args.table, args.n, args.overrides), keys)
         rankings = dict(
