@@ -208,6 +208,19 @@ def test_inputs_of_a_cell_equal_the_module(channels: int, out: int, track: bool)
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("fan_out", [compiled_fan_out, BankedFanOut])
+@pytest.mark.parametrize("power", [1, 2])
+def test_second_derivatives_by_one_input_are_refused_and_not_left_out(fan_out: Any, power: int) -> None:
+    """Also where the loss is linear in the output, so that the gradient hangs on saved maps alone."""
+    edges = double_edges(1, 4, 1, Norm(False, False))
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64, requires_grad=True)
+    state = Prepare(ReLUConvBN(4, 4, 1, Norm(False, False)).double())(x)
+    loss = sum(y.pow(power).sum() for _, y in fan_out(edges)(state, random_p(1, 8)))
+    (g,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(g.square().sum(), x)
+
+
 def test_what_is_not_a_number_stays_so() -> None:
     """A ReLU hides nothing that the run has to find."""
     edges = double_edges(1, 4, 1, Norm(False, False), ("none", "sep_conv_3x3"))

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from supernet.spaces.banks import passes
 from supernet.spaces.banks.kinds import Block, Chain, Known, Shared
 from supernet.spaces.banks.norms import Norms
+from supernet.spaces.banks.once import once
 from supernet.spaces.banks.passes import Convolution, nchw, nhwc
 
 
@@ -118,7 +118,7 @@ class _Edges(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *g_RBCHW: Tensor) -> tuple[Any, ...]:
         p_KR, x_BCHW, *rest = (t.detach() for t in ctx.saved_tensors)
         maps, weights, kept = rest[: ctx.shared], rest[ctx.shared : ctx.given], iter(rest[ctx.given :])

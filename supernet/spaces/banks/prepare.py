@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from supernet.spaces.banks.kinds import product_and_norm
 from supernet.spaces.banks.norms import Norms
+from supernet.spaces.banks.once import once
 from supernet.spaces.banks.passes import Convolution, Norm, mixed, mixed_sums, nchw, nhwc, serve
 
 
@@ -53,7 +53,7 @@ class _Prepare(torch.autograd.Function):
         return nchw(mixed([y_BHWC], moments[None], [], one))
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, g_BCHW: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         x_BCHW, weight, y_BHWC, moments = (t.detach() for t in ctx.saved_tensors)
         g_BHWC = nhwc(g_BCHW.contiguous(memory_format=torch.channels_last))

@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from supernet.spaces.banks.depthwise import convolve, gradients
 from supernet.spaces.banks.features import as_images, by_pixel, identity, size_of
 from supernet.spaces.banks.norms import Norms
+from supernet.spaces.banks.once import once
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class _Hidden(torch.autograd.Function):
         return h_BEHW
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, g_BEHW: Tensor) -> tuple[Tensor | None, ...]:
         gamma_E, h_BEHW, *kept = ctx.saved_tensors
         g_BEHW = g_BEHW.contiguous(memory_format=torch.channels_last)
@@ -224,7 +224,7 @@ class _Mixture(torch.autograd.Function):
         return y_nE
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, g_nE: Tensor) -> tuple[Tensor | None, ...]:
         scale_KE, *kept = ctx.saved_tensors
         g_BEHW = as_images(g_nE.contiguous(), ctx.size_BHW)
