@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from supernet.spaces.banks import BankedFanOut, Prepare, build, fused
 from supernet.spaces.banks.depthwise import same_padding
-from supernet.spaces.banks.passes import Convolution
+from supernet.spaces.banks.passes import Convolution, scaled_sums
 from supernet.spaces.banks.passes import Norm as Normed
 from supernet.spaces.cell import CellEdge, plain_fan_out
-from supernet.spaces.ops import DARTS_OPERATIONS, OPERATIONS, Norm, ReLUConvBN, register_operation
+from supernet.spaces.ops import DARTS_OPERATIONS, OPERATIONS, DilConv, Norm, ReLUConvBN, SepConv, register_operation
 from supernet.types import CellMixing
 from tests.test_banks import Found, distance, make_edges, random_p, root_mean_square, run
 
@@ -206,6 +206,38 @@ def test_inputs_of_a_cell_equal_the_module(channels: int, out: int, track: bool)
         own.eval()
         found[-1].append(call(x))  # by running statistics, where there are any
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_operations_of_the_user_that_look_like_known_ones(stride: int) -> None:
+    """Kernels of one pixel, pools of another size, weights in another order in memory."""
+    made = {
+        "tiny_sep": lambda channels, stride, norm: SepConv(channels, 1, stride, norm),
+        "tiny_dil": lambda channels, stride, norm: DilConv(channels, 1, stride, norm),
+        "global": lambda channels, stride, norm: nn.AvgPool2d(7),
+    }
+    for name, make in made.items():
+        register_operation(name, make)
+    try:
+        edges = double_edges(2, 4, stride, Norm(False, True), ("none", *made, "sep_conv_3x3"))
+        pointwise = edges[1].module.ops[4][2]
+        pointwise.weight = nn.Parameter(torch.randn(4, 4, 1, 1, dtype=torch.float64).transpose(0, 1))
+        x, p = torch.randn(3, 4, 7, 7, dtype=torch.float64), random_p(2, 5)
+        twin = copy.deepcopy(edges)
+        compiled, plain = both(edges, x, p)
+        assert distance(compiled, plain) < 1e-9
+        assert distance(run(BankedFanOut(twin), twin, x, p), plain) < 1e-9
+    finally:
+        for name in made:
+            del OPERATIONS[name]
+
+
+def test_what_does_not_fit_is_an_error_and_read_nowhere() -> None:
+    edges = make_edges(2, 4, 1, Norm(False, False), ("none", "sep_conv_3x3"))
+    with pytest.raises(ValueError, match="Expected 4 channels"):
+        list(compiled_fan_out(edges)(torch.randn(2, 8, 6, 6), random_p(2, 2, torch.float32)))
+    with pytest.raises(ValueError, match="maps of one size"):
+        scaled_sums([torch.ones(2, 3, 3, 4), torch.ones(2, 2, 2, 4)], torch.ones(1, 2))
 
 
 @pytest.mark.parametrize("fan_out", [compiled_fan_out, BankedFanOut])

@@ -40,10 +40,10 @@ class Bank:
     def targets(self) -> list[int]:
         return [edge.target for edge in self.edges]
 
-    def split(self) -> tuple[Bank | None, Bank | None]:
+    def split(self, x_BCHW: Tensor) -> tuple[Bank | None, Bank | None]:
         """What compiled passes serve, chains and what is shared beside them; and the rest. None for what is empty."""
         known_K = {kind: known for kind, (_, known) in self.rows[0].items()}
-        own = {kind for kind, known in known_K.items() if fusible(known)}
+        own = {kind for kind in known_K if all(fusible(row[kind][1], x_BCHW) for row in self.rows)}
         if not any(isinstance(known_K[kind], Chain) for kind in own):
             return None, self
         parts = [[{k: row[k] for k in row if (k in own) == inside} for row in self.rows] for inside in (True, False)]
@@ -85,7 +85,7 @@ class BankedFanOut:
             with torch.autocast(device, enabled=False):
                 features = Features(x_BCHW.to(dtype).contiguous(memory_format=torch.channels_last))
                 for bank in banks:
-                    fused, rest = bank.split() if self._fuses(features.x) else (None, bank)
+                    fused, rest = bank.split(features.x) if self._fuses(features.x) else (None, bank)
                     if fused is not None:
                         found += zip(fused.targets, evaluate_fused(features, fused, p), strict=True)
                     if rest is not None:

@@ -36,7 +36,7 @@ def library() -> ctypes.CDLL | None:
     """The compiled passes; None, with one warning, where there is no compiler or it fails."""
     try:
         return _loaded(_built(_cache()))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: a user without a home
         reason = str(getattr(error, "stderr", None) or error).strip().split("\n")[0]
         _log.warning(
             "engine=compiled: going on with engine=banked, which takes about twice the time: %s. Install a C++ "
@@ -100,6 +100,6 @@ def _cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "supernet"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
         raise PermissionError(f"{folder} is not the user's own")
     return folder

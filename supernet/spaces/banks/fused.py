@@ -27,10 +27,16 @@ from supernet.spaces.banks.once import once
 from supernet.spaces.banks.passes import Convolution, nchw, nhwc
 
 
-def fusible(known: Known) -> bool:
+def fusible(known: Known, x_BCHW: Tensor) -> bool:
     """A chain, or what edges share, whose norms use their batch and learn nothing, as in a supernet's training."""
     norms = [Norms([norm]) for norm in known.norms]
-    return isinstance(known, Chain | Shared) and all(norm.uses_batch and not norm.affine for norm in norms)
+    blocks = known.blocks if isinstance(known, Chain) else ()
+    weights = (Convolution(block.depthwise.weight, block.pointwise.weight) for block in blocks)
+    return (
+        isinstance(known, Chain | Shared)
+        and all(norm.uses_batch and not norm.affine for norm in norms)
+        and all(convolution.serves(x_BCHW) for convolution in weights)
+    )
 
 
 def evaluate_edges(

@@ -98,13 +98,13 @@ def recognise(module: nn.Module) -> Known | None:
     if kind is nn.Identity:
         return Shared(None, None)
     if kind in POOLS:
-        return Shared(module, None)
+        return Shared(module, None) if _keeps_size(module) else None
     if isinstance(module, FactorizedReduce):
         same = kind is FactorizedReduce and module.conv_1.in_channels == module.bn.num_features
         return Reduce(module) if same and _is_plain_norm(module.bn) else None
     if kind is nn.Sequential and len(layers := list(module.children())) == 2 and type(layers[0]) in POOLS:
-        norm = layers[1]
-        return Shared(layers[0], norm) if _is_plain_norm(norm) and not norm.affine else None
+        pool, norm = layers
+        return Shared(pool, norm) if _keeps_size(pool) and _is_plain_norm(norm) and not norm.affine else None
     if kind is ReLUConvBN:
         return _dense(*list(module.children())[1:])
     if kind in (SepConv, DilConv):
@@ -128,6 +128,15 @@ def product_and_norm(module: nn.Module) -> tuple[nn.Conv2d, nn.BatchNorm2d] | No
 def settings(known: Known) -> Hashable:
     """What the norms of a bank must have in common, as it is now."""
     return tuple((n.eps, n.momentum, n.affine, n.running_mean is None, n.training) for n in known.norms)
+
+
+def _keeps_size(pool: nn.Module) -> bool:
+    """Whether a pool gives maps of the size that convolutions of its stride give."""
+    assert isinstance(pool, nn.MaxPool2d | nn.AvgPool2d)
+    kernel, padding, dilation = pool.kernel_size, pool.padding, getattr(pool, "dilation", 1)
+    if not isinstance(kernel, int) or not isinstance(padding, int) or pool.ceil_mode:
+        return False
+    return kernel == 2 * padding + 1 and dilation in (1, (1, 1))
 
 
 def _is_plain_norm(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:

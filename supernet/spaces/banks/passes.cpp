@@ -46,8 +46,8 @@ public:
     const T& operator[](int64_t i) const { return begin_[i]; }
 };
 
-// A depthwise convolution, padded so that stride 1 keeps the size, and the pointwise product behind it; where the kernel
-// is 1, at stride 1, the product alone. ``relu``: of the input, where no norm is before it.
+// A depthwise convolution, padded so that stride 1 keeps the size, and the pointwise product behind it; without kernels,
+// at stride 1, the product alone. ``relu``: of the input, where no norm is before it.
 struct Shape {
     int64_t images, height, width, channels, out_channels, kernel, stride, dilation, relu;
     int64_t margin() const { return dilation * (kernel / 2); }
@@ -126,10 +126,10 @@ void convolve(const Shape& s, const T* h, const T* taps, T* z, int64_t stride, i
         }
 }
 
-// The depthwise convolution in z; the image itself where there is none.
+// The depthwise convolution in z; the image itself where there are no kernels.
 template <typename T, int L>
-const T* convolved(const Shape& s, const T* h, const T* taps, T* z) {
-    if (s.kernel == 1) return h;
+const T* convolved(const Shape& s, const T* h, const T* kernels, const T* taps, T* z) {
+    if (kernels == nullptr) return h;
     convolve<T, L>(s, h, taps, z, s.stride, s.out_height(), s.out_width());
     return z;
 }
@@ -320,7 +320,7 @@ void forward(const Shape& s, const T* x, const T* x_moments, const T* kernels, c
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < s.images; ++b) {
             pad<T, L>(s, x + b * s.in_size(), x_moments, s.relu, h.data());
-            const T* seen = convolved<T, L>(s, h.data(), taps.data(), z.data());
+            const T* seen = convolved<T, L>(s, h.data(), kernels, taps.data(), z.data());
             T* of_image = y + b * s.out_size();
             product<T, L>(seen, matrix.data(), n, s.channels, C, of_image);
             if (moments != nullptr)
@@ -438,14 +438,14 @@ void backward(const Shape& s, const Backward<T>& a, int threads) {
             product<T, L>(g_y.data(), a.weight, n, s.out_channels, C, g_z.data());
             if (weights) {
                 pad<T, L>(s, x, a.x_moments, s.relu, h.data());
-                const T* seen = convolved<T, L>(s, h.data(), taps.data(), z.data());
+                const T* seen = convolved<T, L>(s, h.data(), a.kernels, taps.data(), z.data());
                 outer<T, L>(g_y.data(), seen, n, s.out_channels, C, &weights_b[b * of_weight]);
                 if (of_kernels > 0) taps_gradient<T, L>(s, g_z.data(), h.data(), &kernels_b[b * of_kernels]);
             }
             if (a.g_x == nullptr) continue;
             const T* of_h = g_h.data();
             int64_t row = s.width * C;
-            if (s.kernel == 1) of_h = g_z.data();
+            if (a.kernels == nullptr) of_h = g_z.data();
             else if (s.stride == 1) {
                 pad<T, L>(s, g_z.data(), nullptr, false, h.data());
                 convolve<T, L>(s, h.data(), reversed.data(), g_h.data(), 1, s.height, s.width);

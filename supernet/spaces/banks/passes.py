@@ -92,7 +92,15 @@ class Convolution(NamedTuple):
         _call("backward", x_BHWC.dtype, ctypes.byref(self._shape(x_BHWC)), ctypes.byref(arguments))
         return g_x, sums, [g for g in (of_kernels, of_weight) if g is not None]
 
+    def serves(self, x: Tensor) -> bool:
+        """Whether a pass can take this with such maps: weights of the same numbers in the form that it reads."""
+        return all(w is None or (w.dtype == x.dtype and w.is_contiguous()) for w in (self.kernels, self.weight))
+
     def _shape(self, x_BHWC: Tensor) -> _Shape:
+        channels = self.weight.shape[1]
+        if x_BHWC.shape[-1] != channels:
+            raise ValueError(f"Expected {channels} channels, got input size {tuple(x_BHWC.shape)}")
+        assert self.serves(x_BHWC)
         return _Shape(*x_BHWC.shape, self.weight.shape[0], *self.geometry, self.relu)
 
 
@@ -121,6 +129,7 @@ def mixed_sums(g_BHWC: Tensor, ys: Sequence[Tensor], moments_K3C: Tensor, maps: 
     """Over all pixels, the sums [1 + K + J, C] of g, of g * u_k, and of g times the maps."""
     every, (images, height, width, channels) = [*ys, *maps], g_BHWC.shape
     sums = g_BHWC.new_empty(1 + len(every), channels)
+    assert every[0].shape == g_BHWC.shape
     sizes = (len(ys), len(every), _at(moments_K3C), images, height * width, channels)
     _call("mixed_sums", g_BHWC.dtype, _at(g_BHWC), _addresses(every), *sizes, _at(sums))
     return sums
@@ -148,6 +157,11 @@ def _at(tensor: Tensor | None) -> ctypes.c_void_p | None:
 
 
 def _addresses(tensors: Sequence[Tensor]) -> Any:
+    """Of maps of one size."""
+    first = tensors[0]
+    for tensor in tensors:
+        if tensor.shape != first.shape or tensor.dtype != first.dtype:
+            raise ValueError(f"Expected maps of one size, got {tuple(first.shape)} and {tuple(tensor.shape)}")
     return (ctypes.c_void_p * len(tensors))(*(_dense(t).data_ptr() for t in tensors))
 
 

@@ -35,10 +35,10 @@ class Prepare:
 
     def _serves(self, x_BCHW: Tensor) -> bool:
         assert self.known is not None
-        norm = Norms([self.known[1]])
+        conv, norm = self.known[0], Norms([self.known[1]])
         if norm.affine or not norm.uses_batch or torch.is_autocast_enabled(x_BCHW.device.type):
             return False
-        return torch.is_grad_enabled() and serve(x_BCHW)
+        return torch.is_grad_enabled() and serve(x_BCHW) and Convolution(None, conv.weight).serves(x_BCHW)
 
 
 class _Prepare(torch.autograd.Function):
