@@ -37,7 +37,7 @@ def library() -> ctypes.CDLL | None:
     try:
         return _loaded(_built(_cache()))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: a user without a home
-        reason = str(getattr(error, "stderr", None) or error).strip().split("\n")[0]
+        reason = str(getattr(error, "stderr", None) or error).strip().split("\n")[0].rstrip(".")
         _log.warning(
             "engine=compiled: going on with engine=banked, which takes about twice the time: %s. Install a C++ "
             "compiler, or choose engine=banked",
