@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import resource
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from supernet.spaces.banks import BankedFanOut, Prepare, build, fused
 from supernet.spaces.banks.depthwise import same_padding
@@ -232,6 +234,39 @@ def test_operations_of_the_user_that_look_like_known_ones(stride: int) -> None:
             del OPERATIONS[name]
 
 
+def test_gradients_of_gradients_of_a_checkpointed_part_are_refused_by_the_same_error() -> None:
+    edges, prepare = (
+        double_edges(1, 4, 1, Norm(False, False)),
+        Prepare(ReLUConvBN(4, 4, 1, Norm(False, False)).double()),
+    )
+    p, x = random_p(1, 8), torch.randn(2, 4, 5, 5, dtype=torch.float64, requires_grad=True)
+
+    def part(x: Tensor) -> Tensor:
+        return torch.stack([y for _, y in compiled_fan_out(edges)(prepare(x), p)]).sum(0)
+
+    y = checkpoint(part, x, use_reentrant=False)
+    (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    (expected,) = torch.autograd.grad(part(x).square().sum(), x)
+    torch.testing.assert_close(g, expected)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(g.square().sum(), x)
+
+
+def test_a_lack_of_memory_is_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process would end without a word if memory were taken, and not given, where threads run already."""
+    convolution = Convolution(torch.ones(4, 1, 3, 3), torch.ones(4, 4, 1, 1), (3, 1, 1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    x = torch.ones(1, 1500, 1500, 4)
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, size: x)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**24, hard))
+    try:
+        with pytest.raises(MemoryError, match="no memory for a pass"):
+            convolution.forward(x, None, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def test_what_does_not_fit_is_an_error_and_read_nowhere() -> None:
     edges = make_edges(2, 4, 1, Norm(False, False), ("none", "sep_conv_3x3"))
     with pytest.raises(ValueError, match="Expected 4 channels"):
@@ -305,7 +340,7 @@ def test_what_was_built_is_kept_and_what_is_damaged_is_built_anew(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     try:
         with caplog.at_level(logging.WARNING):
-            (tmp_path / "cache" / "supernet").mkdir(parents=True)
+            (tmp_path / "cache" / "supernet").mkdir(parents=True, mode=0o700)
             file = build._built(tmp_path / "cache" / "supernet")
             file.write_bytes(b"cut off")
             for _ in range(2):
@@ -313,6 +348,10 @@ def test_what_was_built_is_kept_and_what_is_damaged_is_built_anew(
                 library = build.library()
                 assert library is not None and library.answer() == 42
         assert len([record for record in caplog.records if "compiling" in record.getMessage()]) == 2
+        (tmp_path / "cache" / "supernet").chmod(0o777)
+        build.library.cache_clear()
+        assert build.library() is None and "can be written by others" in caplog.text, "others' code would be executed"
+        (tmp_path / "cache" / "supernet").chmod(0o700)
         source.write_text("this is no program")
         build.library.cache_clear()
         assert build.library() is None

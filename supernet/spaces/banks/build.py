@@ -7,7 +7,6 @@ import functools
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -27,7 +26,8 @@ FLAGS = (
     "-fno-trapping-math",
     "-w",
 )
-SECONDS = 300
+NAMES = ("c++", "g++", "clang++")
+SECONDS = 120
 """After which a compiler is given up."""
 
 
@@ -39,8 +39,8 @@ def library() -> ctypes.CDLL | None:
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: a user without a home
         reason = str(getattr(error, "stderr", None) or error).strip().split("\n")[0].rstrip(".")
         _log.warning(
-            "engine=compiled: going on with engine=banked, which takes about twice the time: %s. Install a C++ "
-            "compiler, or choose engine=banked",
+            "engine=compiled: going on with engine=banked, which takes about twice the time: %s. Mend that, or choose "
+            "engine=banked",
             reason,
         )
         return None
@@ -50,7 +50,7 @@ def _loaded(file: Path) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(file))
     except OSError:  # damaged: it is built anew
-        file.unlink()
+        file.unlink(missing_ok=True)
         return ctypes.CDLL(str(_built(file.parent)))
 
 
@@ -62,44 +62,39 @@ def _built(folder: Path) -> Path:
         _log.warning("compiling %s for engine=compiled: some ten seconds, once for this machine", SOURCE.name)
         with tempfile.TemporaryDirectory(dir=folder) as own:
             made = Path(own) / file.name
-            try:
-                _compile(compiler, made, "-fopenmp")
-            except subprocess.CalledProcessError:  # a compiler without OpenMP: one thread
-                _compile(compiler, made)
+            _compile(compiler, made)
             made.replace(file)
     return file
 
 
-def _compile(compiler: str, made: Path, *more: str) -> None:
-    command = [compiler, *FLAGS, *more, str(SOURCE), "-o", str(made)]
+def _compile(compiler: str, made: Path) -> None:
+    command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
 
 
 def _compiler() -> str:
-    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
-    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    chosen = os.environ.get("CXX")
+    found = next((path for name in ([chosen] if chosen else NAMES) if (path := shutil.which(name))), None)
     if found is None:
-        raise FileNotFoundError("there is no C++ compiler (c++, g++, clang++ or $CXX)")
+        names = f"CXX={chosen} is none" if chosen else ", ".join(NAMES)
+        raise FileNotFoundError(f"there is no C++ compiler ({names})")
     return found
 
 
 def _key(compiler: str) -> str:
-    """Of what decides the code: the source, the flags, the compiler, and the processor, since a cache may be shared."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=SECONDS).stdout
-    processor = Path("/proc/cpuinfo")
-    features = ""
-    if processor.exists():
-        lines = processor.read_text().splitlines()
-        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    what = (SOURCE.read_bytes(), repr(FLAGS).encode(), version, repr(platform.uname()[4:]).encode(), features.encode())
-    return hashlib.sha256(b"\0".join(what)).hexdigest()[:24]
+    """Of what decides the code: the source, the flags, the compiler, and what the processor can do as the compiler sees
+    it, since machines may share a home."""
+    asked = [[compiler, "--version"], [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull]]
+    said = [subprocess.run(command, capture_output=True, timeout=SECONDS).stdout for command in asked]
+    return hashlib.sha256(b"\0".join([SOURCE.read_bytes(), repr(FLAGS).encode(), *said])).hexdigest()[:24]
 
 
 def _cache() -> Path:
-    """A directory of the user's own."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "supernet"
+    """A directory that nobody but the user writes into: what lies there is executed."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    folder = (base if base.is_absolute() else Path.home() / ".cache") / "supernet"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} is not the user's own")
+    about = folder.stat()
+    if about.st_mode & 0o022 or (hasattr(os, "getuid") and about.st_uid != os.getuid()):
+        raise PermissionError(f"{folder} can be written by others")
     return folder

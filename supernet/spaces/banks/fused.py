@@ -125,8 +125,8 @@ class _Edges(torch.autograd.Function):
 
     @staticmethod
     @once
-    def backward(ctx: Any, *g_RBCHW: Tensor) -> tuple[Any, ...]:
-        p_KR, x_BCHW, *rest = (t.detach() for t in ctx.saved_tensors)
+    def backward(ctx: Any, saved: Sequence[Tensor], *g_RBCHW: Tensor) -> tuple[Any, ...]:
+        p_KR, x_BCHW, *rest = (t.detach() for t in saved)
         maps, weights, kept = rest[: ctx.shared], rest[ctx.shared : ctx.given], iter(rest[ctx.given :])
         of_p, of_x, *of_rest = ctx.needs_input_grad[2:]
         of_weights = any(of_rest[ctx.shared :])

@@ -75,7 +75,7 @@ class Norms:
         """:meth:`track` by the moments (mean, variance, 1 / sigma: [3, C]) of a map. Raises ValueError for one value a
         channel, as batch norm does."""
         count = y_BHWC.numel() // y_BHWC.shape[-1]
-        if count == 1:
+        if count < 2:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {y_BHWC.shape}")
         if self.norms[0].running_mean is not None:
             self.track(moments[0], moments[1] * (count / (count - 1)))

@@ -17,15 +17,17 @@ Backward = Callable[..., tuple[Any, ...]]
 
 
 def once(backward: Backward) -> Backward:
-    """For ``backward(ctx, *gradients)``: where a graph of it is made, whoever goes back through that gets an error."""
+    """For ``backward(ctx, saved, *gradients)``, ``saved`` being the saved tensors, which may be read once only: where a
+    graph of it is made, whoever goes back through that gets an error."""
 
     @functools.wraps(backward)
     def checked(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
         with torch.no_grad():
-            found = backward(ctx, *gradients)
+            found = backward(ctx, saved, *gradients)
         if not torch.is_grad_enabled():  # nobody asked for a graph
             return found
-        of = [t for t in (*gradients, *ctx.saved_tensors) if t is not None and t.requires_grad]
+        of = [t for t in (*gradients, *saved) if t is not None and t.requires_grad]
         tensors = [t for t in found if t is not None]
         marked = iter(_Refused.apply(len(tensors), *tensors, *of))
         return tuple(None if t is None else next(marked) for t in found)

@@ -5,10 +5,13 @@
 // when the next one reads it. Images are shared out among threads, and sums are taken image by image and then over
 // images in order, so that the number of threads changes no bit.
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <vector>
 
 using std::int64_t;
@@ -46,6 +49,14 @@ public:
     const T& operator[](int64_t i) const { return begin_[i]; }
 };
 
+// One for each thread, made before threads begin, where a lack of memory can still be told.
+template <typename T>
+std::vector<Scratch<T>> for_threads(int threads, int64_t size) {
+    std::vector<Scratch<T>> found;
+    for (int t = 0; t < threads; ++t) found.emplace_back(size);
+    return found;
+}
+
 // A depthwise convolution, padded so that stride 1 keeps the size, and the pointwise product behind it; without kernels,
 // at stride 1, the product alone. ``relu``: of the input, where no norm is before it.
 struct Shape {
@@ -54,8 +65,8 @@ struct Shape {
     int64_t taps() const { return kernel * kernel; }
     int64_t padded_height() const { return height + 2 * margin(); }
     int64_t padded_width() const { return width + 2 * margin(); }
-    int64_t out_height() const { return (height - 1) / stride + 1; }
-    int64_t out_width() const { return (width - 1) / stride + 1; }
+    int64_t out_height() const { return (height + stride - 1) / stride; }
+    int64_t out_width() const { return (width + stride - 1) / stride; }
     int64_t in_size() const { return height * width * channels; }
     int64_t padded_size() const { return padded_height() * padded_width() * channels; }
     int64_t out_pixels() const { return out_height() * out_width(); }
@@ -314,9 +325,10 @@ void forward(const Shape& s, const T* x, const T* x_moments, const T* kernels, c
     const auto matrix = transposed(weight, s.out_channels, s.channels);
     const int64_t C = s.out_channels, n = s.out_pixels();
     Scratch<T> of_images(moments == nullptr ? 0 : 2 * s.images * C);
+    auto h_t = for_threads<T>(threads, s.padded_size()), z_t = for_threads<T>(threads, s.convolved_size());
 #pragma omp parallel num_threads(threads)
     {
-        Scratch<T> h(s.padded_size()), z(s.convolved_size());
+        auto &h = h_t[omp_get_thread_num()], &z = z_t[omp_get_thread_num()];
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < s.images; ++b) {
             pad<T, L>(s, x + b * s.in_size(), x_moments, s.relu, h.data());
@@ -426,10 +438,13 @@ void backward(const Shape& s, const Backward<T>& a, int threads) {
     const T count = T(s.images * n);
     Scratch<T> x_sums(a.x_sums == nullptr ? 0 : s.images * 2 * C);
     Scratch<T> kernels_b(weights ? s.images * of_kernels : 0), weights_b(weights ? s.images * of_weight : 0);
+    auto g_y_t = for_threads<T>(threads, s.out_size()), g_z_t = for_threads<T>(threads, s.convolved_size());
+    auto h_t = for_threads<T>(threads, s.padded_size()), g_h_t = for_threads<T>(threads, s.in_size());
+    auto z_t = for_threads<T>(threads, weights ? s.convolved_size() : 0);
 #pragma omp parallel num_threads(threads)
     {
-        Scratch<T> g_y(s.out_size()), g_z(s.convolved_size()), h(s.padded_size()), z(weights ? s.convolved_size() : 0);
-        Scratch<T> g_h(s.in_size());
+        const int t = omp_get_thread_num();
+        auto &g_y = g_y_t[t], &g_z = g_z_t[t], &h = h_t[t], &g_h = g_h_t[t], &z = z_t[t];
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < s.images; ++b) {
             const T* x = a.x + b * s.in_size();
@@ -536,30 +551,35 @@ void scaled_sums(const T* const* g, int64_t edges, const T* p, int64_t count, in
 
 }  // namespace
 
-// Calls F with the greatest number of lanes that divides the channels; (a | b) is divided by a power of two if both are.
-#define DISPATCH(channels, F, T, ...)                    \
-    if ((channels) % 16 == 0) F<T, 16>(__VA_ARGS__);     \
-    else if ((channels) % 8 == 0) F<T, 8>(__VA_ARGS__);  \
-    else if ((channels) % 4 == 0) F<T, 4>(__VA_ARGS__);  \
-    else F<T, 1>(__VA_ARGS__);
+// Returns whether memory was lacking. Calls F with the greatest number of lanes that divides the channels; (a | b) is divided by a power of two if both are.
+#define DISPATCH(channels, F, T, ...)                        \
+    try {                                                    \
+        if ((channels) % 16 == 0) F<T, 16>(__VA_ARGS__);     \
+        else if ((channels) % 8 == 0) F<T, 8>(__VA_ARGS__);  \
+        else if ((channels) % 4 == 0) F<T, 4>(__VA_ARGS__);  \
+        else F<T, 1>(__VA_ARGS__);                           \
+        return 0;                                            \
+    } catch (const std::bad_alloc&) {                        \
+        return 1;                                            \
+    }
 
 #define PASSES(NAME, T)                                                                                                  \
-    void forward_##NAME(const Shape* s, const T* x, const T* x_moments, const T* kernels, const T* weight, double eps,   \
+    int forward_##NAME(const Shape* s, const T* x, const T* x_moments, const T* kernels, const T* weight, double eps,   \
                         T* y, T* moments, int threads) {                                                                 \
         DISPATCH(s->channels | s->out_channels, forward, T, *s, x, x_moments, kernels, weight, eps, y, moments, threads)                   \
     }                                                                                                                    \
-    void backward_##NAME(const Shape* s, const Backward<T>* a, int threads) {                                            \
+    int backward_##NAME(const Shape* s, const Backward<T>* a, int threads) {                                            \
         DISPATCH(s->channels | s->out_channels, backward, T, *s, *a, threads)                                                              \
     }                                                                                                                    \
-    void mixed_##NAME(const T* const* maps, int64_t own, int64_t count, const T* moments, const T* p, int64_t pixels,    \
+    int mixed_##NAME(const T* const* maps, int64_t own, int64_t count, const T* moments, const T* p, int64_t pixels,    \
                       int64_t C, T* out, int threads) {                                                                  \
         DISPATCH(C, mixed, T, maps, own, count, moments, p, pixels, C, out, threads)                                     \
     }                                                                                                                    \
-    void mixed_sums_##NAME(const T* g, const T* const* maps, int64_t own, int64_t count, const T* moments,               \
+    int mixed_sums_##NAME(const T* g, const T* const* maps, int64_t own, int64_t count, const T* moments,               \
                            int64_t images, int64_t n, int64_t C, T* sums, int threads) {                                 \
         DISPATCH(C, mixed_sums, T, g, maps, own, count, moments, images, n, C, sums, threads)                            \
     }                                                                                                                    \
-    void scaled_sums_##NAME(const T* const* g, int64_t edges, const T* p, int64_t count, int64_t size, T* const* out,    \
+    int scaled_sums_##NAME(const T* const* g, int64_t edges, const T* p, int64_t count, int64_t size, T* const* out,    \
                             int threads) {                                                                               \
         DISPATCH(size, scaled_sums, T, g, edges, p, count, size, out, threads)                                           \
     }

@@ -100,7 +100,8 @@ class Convolution(NamedTuple):
         channels = self.weight.shape[1]
         if x_BHWC.shape[-1] != channels:
             raise ValueError(f"Expected {channels} channels, got input size {tuple(x_BHWC.shape)}")
-        assert self.serves(x_BHWC)
+        if not self.serves(x_BHWC):
+            raise ValueError("Expected weights of the maps' type, dense")
         return _Shape(*x_BHWC.shape, self.weight.shape[0], *self.geometry, self.relu)
 
 
@@ -166,7 +167,8 @@ def _addresses(tensors: Sequence[Tensor]) -> Any:
 
 
 def _dense(tensor: Tensor) -> Tensor:
-    assert tensor.is_contiguous()
+    if not tensor.is_contiguous():
+        raise ValueError("Expected dense maps")
     return tensor
 
 
@@ -174,4 +176,5 @@ def _call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
     found = library()
     assert found is not None
     numbers = [ctypes.c_int64(a) if isinstance(a, int) else a for a in arguments]
-    getattr(found, f"{name}_{_NUMBERS[dtype]}")(*numbers, torch.get_num_threads())
+    if getattr(found, f"{name}_{_NUMBERS[dtype]}")(*numbers, torch.get_num_threads()):
+        raise MemoryError(f"no memory for a pass ({name}) of engine=compiled")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,8 +55,8 @@ class _Prepare(torch.autograd.Function):
 
     @staticmethod
     @once
-    def backward(ctx: Any, g_BCHW: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
-        x_BCHW, weight, y_BHWC, moments = (t.detach() for t in ctx.saved_tensors)
+    def backward(ctx: Any, saved: Sequence[Tensor], g_BCHW: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
+        x_BCHW, weight, y_BHWC, moments = (t.detach() for t in saved)
         g_BHWC = nhwc(g_BCHW.contiguous(memory_format=torch.channels_last))
         sums = mixed_sums(g_BHWC, [y_BHWC], moments[None], [])
         after = Norm(g_BHWC, y_BHWC, moments, sums[0], sums[1], 1.0)

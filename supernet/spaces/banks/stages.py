@@ -189,8 +189,8 @@ class _Hidden(torch.autograd.Function):
 
     @staticmethod
     @once
-    def backward(ctx: Any, g_BEHW: Tensor) -> tuple[Tensor | None, ...]:
-        gamma_E, h_BEHW, *kept = ctx.saved_tensors
+    def backward(ctx: Any, saved: Sequence[Tensor], g_BEHW: Tensor) -> tuple[Tensor | None, ...]:
+        gamma_E, h_BEHW, *kept = saved
         g_BEHW = g_BEHW.contiguous(memory_format=torch.channels_last)
         # In place, since nothing but the next stage reads h, whose gradient is new.
         torch.ops.aten.threshold_backward.grad_input(g_BEHW, h_BEHW, 0, grad_input=g_BEHW)
@@ -225,8 +225,8 @@ class _Mixture(torch.autograd.Function):
 
     @staticmethod
     @once
-    def backward(ctx: Any, g_nE: Tensor) -> tuple[Tensor | None, ...]:
-        scale_KE, *kept = ctx.saved_tensors
+    def backward(ctx: Any, saved: Sequence[Tensor], g_nE: Tensor) -> tuple[Tensor | None, ...]:
+        scale_KE, *kept = saved
         g_BEHW = as_images(g_nE.contiguous(), ctx.size_BHW)
         _, of_scale, of_shift, *needs = ctx.needs_input_grad
         count = len(ctx.terms)
