@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <vector>
 
@@ -31,16 +32,16 @@ struct Lanes {
     static Vector all(T value) { return value - Vector{}; }  // x - 0 is x, also for -0: no operation is left of it
 };
 
-// Numbers of a pass's own, at the start of a cache line: a vector that lies across two costs two reads.
+// Numbers of a pass's own, not set to anything, at the start of a cache line: a vector across two costs two reads.
 template <typename T>
 class Scratch {
-    std::vector<T> held_;
+    std::unique_ptr<T[]> held_;
     T* begin_;
 
 public:
-    explicit Scratch(int64_t size) : held_(size + 64 / sizeof(T)) {
-        const auto address = reinterpret_cast<std::uintptr_t>(held_.data());
-        begin_ = held_.data() + (-address % 64) / sizeof(T);
+    explicit Scratch(int64_t size) : held_(new T[size + 64 / sizeof(T)]) {
+        const auto address = reinterpret_cast<std::uintptr_t>(held_.get());
+        begin_ = held_.get() + (-address % 64) / sizeof(T);
     }
     Scratch(Scratch&&) = default;
     T* data() { return begin_; }
