@@ -497,7 +497,10 @@ def test_signal_is_a_request_and_handlers_come_back() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
-def test_warning_and_lost_terminal_are_requests_unless_somebody_else_wants_them(number: signal.Signals) -> None:
+def test_warning_and_lost_terminal_are_requests_unless_somebody_else_wants_them(
+    number: signal.Signals,
+) -> None:
+    signal.signal(number, signal.SIG_DFL)  # the tests may have been started by nohup
     with Interrupt() as interrupt:
         send(number)
         with pytest.raises(Interrupted) as caught:
