@@ -70,6 +70,7 @@ def test_a_wheel_carries_conf_and_tables_and_runs_in_another_directory(tmp_path:
     conf = {f"supernet/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "conf").rglob("*.yaml")}
     assert conf <= set(names)
     assert "supernet/benchmarks/digits_cells.csv" in names
+    assert "supernet/spaces/banks/passes.cpp" in names, "or engine=compiled would go on without its passes"
     assert not [name for name in names if not name.startswith("supernet")]
     run("-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "site"), str(wheel))
     where = {"PYTHONPATH": str(tmp_path / "site")}

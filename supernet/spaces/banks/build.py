@@ -19,6 +19,7 @@ FLAGS = (
     "-std=c++17",
     "-O3",
     "-march=native",
+    "-fopenmp",
     "-ffp-contract=fast",
     "-fPIC",
     "-shared",

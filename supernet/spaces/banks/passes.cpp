@@ -7,6 +7,10 @@
 
 #include <omp.h>
 
+#ifndef _OPENMP
+#error "without OpenMP all passes would be on one thread"
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
